@@ -1,0 +1,421 @@
+"""One way to configure: dataclass defaults <- YAML groups in conf/ <- an experiment file <- a dot list.
+
+Every merge runs in OmegaConf's struct mode, so an unknown key or a value of the wrong type is an
+error that names the key and its nearest valid neighbour. The code sees dataclasses, never DictConfig.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+CONF_DIR = REPOSITORY / "conf"
+EXPERIMENTS_DIR = REPOSITORY / "experiments"
+
+METHODS = ("none", "random", "heuristic", "stts", "stts_no_aux")
+PRESETS = ("paper", "released")
+POSITIONS = ("renumbered", "original")
+ATTENTION = ("sdpa", "eager")
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        near = difflib.get_close_matches(str(value), allowed, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{key}={value!r} is not one of {', '.join(allowed)}.{hint}")
+
+
+def _positive(key: str, value: float) -> None:
+    if value <= 0:
+        raise ValueError(f"{key}={value} must be greater than 0.")
+
+
+@dataclass
+class PruneConfig:
+    """What is pruned, where and by which scores (paper, section 3)."""
+
+    method: str = "stts"
+    percent: float = 50.0  # k %, 0-100: the share of all windows of a video that leave
+    layer: int = 3  # l: the scorer reads the output of this ViT block (0-based)
+    preset: str = "paper"  # paper: what the text says; released: what the authors' vision code does
+    positions: str = "renumbered"  # of the surviving prompt tokens; original keeps the gaps
+    seed: int = 0  # scorer initialisation, and the mask that `random` uses in evaluation
+
+    def __post_init__(self) -> None:
+        _one_of("prune.method", self.method, METHODS)
+        _one_of("prune.preset", self.preset, PRESETS)
+        _one_of("prune.positions", self.positions, POSITIONS)
+        check_percent(self.percent)
+        if self.method == "none":
+            self.percent = 0.0  # the unpruned baseline, whatever the percentage beside it
+        if self.layer < 0:
+            raise ValueError(f"prune.layer={self.layer} must be 0 or more: blocks are counted from 0.")
+
+
+def check_percent(percent: float) -> None:
+    """Raise ValueError unless ``percent`` is a number in 0..100."""
+    if not 0 <= percent <= 100:
+        raise ValueError(
+            f"prune.percent={percent} is not in 0..100. It is the paper's k %, so 50 means one half."
+        )
+
+
+@dataclass
+class TinyConfig:
+    """Sizes of the tiny Molmo2 that is built with random weights."""
+
+    vit_hidden: int = 32
+    vit_heads: int = 2
+    vit_mlp: int = 64
+    vit_layers: int = 4
+    feature_layers: list[int] = field(default_factory=lambda: [3, 2])
+    adapter_mlp: int = 192
+    text_hidden: int = 96
+    text_heads: int = 3
+    text_mlp: int = 192
+    text_layers: int = 2
+    rope_theta: float = 1e5
+    initializer_range: float = 0.12
+    position_std: float = 0.3  # of the ViT's position embeddings; transformers' own 0.02 learns far slower
+    seed: int = 0
+
+
+@dataclass
+class BackboneConfig:
+    name: str = "tiny"
+    pretrained: str | None = None  # hub id or folder; null builds the tiny configuration
+    revision: str | None = None
+    image_size: int = 48  # pixels; frames are resized to a square
+    patch_size: int = 4  # pixels
+    window: int = 3  # w: patches on one side of a pooled window
+    attention: str = "sdpa"
+    dtype: str = "float32"
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("backbone.attention", self.attention, ATTENTION)
+        _one_of("backbone.dtype", self.dtype, ("float32", "bfloat16"))
+        if self.image_size % self.patch_size:
+            raise ValueError(
+                f"backbone.image_size={self.image_size} is not a multiple of patch_size={self.patch_size}."
+            )
+
+
+@dataclass
+class VideoConfig:
+    """Frame sampling and decoding."""
+
+    fps: float = 2.0
+    max_frames: int = 64
+    decoder: str = "auto"
+    decode_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        _one_of("video.decoder", self.decoder, ("auto", "decord", "pyav"))
+        _positive("video.fps", self.fps)
+        _positive("video.decode_timeout_s", self.decode_timeout_s)
+        if self.max_frames < 2:
+            raise ValueError(
+                f"video.max_frames={self.max_frames} must be 2 or more: the last frame is always in."
+            )
+
+
+@dataclass
+class GeneratedConfig:
+    """The embedded video-question set, made from a seed at first use."""
+
+    root: str = "outputs/generated"
+    train_videos: int = 2000
+    eval_videos: int = 150
+    frame_size: int = 96  # pixels of the mp4
+    fps: int = 8
+    num_slots: int = 8  # sampled frames of a clip
+    num_events: int = 3
+    num_static: int = 2
+    num_flicker: int = 3  # windows that flicker in every frame
+    flicker_amplitude: float = 0.25
+    texture: float = 0.06
+    noise: float = 0.03
+    seed: int = 0
+
+
+@dataclass
+class DataConfig:
+    name: str = "generated"
+    train: str | None = None  # JSON Lines; null takes the generated set
+    eval: str | None = None  # JSON Lines; null holds out videos of `train`
+    eval_fraction: float = 0.2  # of the videos, at least one, when `eval` is null
+    bad_sample_budget: float = 0.01  # share of the questions that may be unusable in training
+    questions_per_clip: int = 16  # at most; they share the clip's tokens in one sequence
+    max_text_tokens: int = 2048
+    num_workers: int = 1
+    frame_cache_mib: int = 512  # decoded clips kept by each worker
+    generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.bad_sample_budget <= 1:
+            raise ValueError(f"data.bad_sample_budget={self.bad_sample_budget} is a share, 0 to 1.")
+        if not 0 < self.eval_fraction < 1:
+            raise ValueError(f"data.eval_fraction={self.eval_fraction} is a share between 0 and 1.")
+
+
+@dataclass
+class OptimConfig:
+    """Section 4.1 of the paper, with Molmo2's AdamW settings."""
+
+    steps: int = 6250
+    batch_size: int = 8  # clips per process and micro-batch
+    accumulate: int = 1
+    lr_language: float = 1e-5
+    lr_vision: float = 5e-6  # ViT and projector
+    lr_scorer: float = 1e-4
+    warmup_steps: int = 200
+    min_lr_ratio: float = 0.1
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
+    eps: float = 1e-6
+    weight_decay: float = 0.0
+    clip_norm: float = 1.0
+    dense_weight: float = 0.0  # of the labels on vision tokens: the generated set's stand-in for captions
+
+    def __post_init__(self) -> None:
+        for key in (
+            "steps",
+            "batch_size",
+            "accumulate",
+            "lr_language",
+            "lr_vision",
+            "lr_scorer",
+            "clip_norm",
+        ):
+            _positive(f"optim.{key}", getattr(self, key))
+
+
+@dataclass
+class AuxConfig:
+    """The auxiliary loss (paper 3.4) and its schedule."""
+
+    weight: float | None = None  # null takes the preset's: paper 1, released 0.5
+    schedule: str = "constant"
+    end_weight: float = 0.0  # where `linear` arrives
+    ramp_start: int = 0  # step
+    ramp_end: int = 0  # step
+    scorer_warmup_steps: int = 0  # auxiliary loss alone, everything but the scorer frozen
+    scorer_warmup_lr: float = 3e-3
+
+    def __post_init__(self) -> None:
+        _one_of("aux.schedule", self.schedule, ("constant", "linear"))
+        if self.schedule == "linear" and self.ramp_end <= self.ramp_start:
+            raise ValueError(
+                f"aux.ramp_end={self.ramp_end} must be greater than aux.ramp_start={self.ramp_start} "
+                "when aux.schedule=linear."
+            )
+
+
+@dataclass
+class TrainerConfig:
+    accelerator: str = "auto"
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: str = "32-true"
+    num_threads: int = 1  # CPU threads of a run
+    checkpoint_every: int = 100  # optimizer steps
+    log_every: int = 20  # optimizer steps
+    throughput_warmup: int = 5  # steps left out of the throughput
+    progress: bool = True
+
+
+@dataclass
+class PretrainConfig:
+    """The tiny model's stand-in for the captioner checkpoint that the paper starts from."""
+
+    enabled: bool = False
+    steps: int = 850
+    batch_size: int = 16
+    lr: float = 5e-3
+    warmup_steps: int = 50
+    dense_weight: float = 0.3
+    num_threads: int = 2
+
+
+@dataclass
+class SweepConfig:
+    percents: list[float] = field(default_factory=lambda: [30.0, 40.0, 50.0])
+    methods: list[str] = field(default_factory=lambda: ["stts", "random", "heuristic"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    jobs: int = 0  # runs at a time; 0: one a GPU, or on a CPU as many as cores / trainer.num_threads
+    quick: bool = False
+
+    def __post_init__(self) -> None:
+        for percent in self.percents:
+            check_percent(percent)
+        for method in self.methods:
+            _one_of("sweep.methods", method, METHODS)
+
+
+@dataclass
+class TrackingConfig:
+    enabled: bool = True
+    uri: str = "sqlite:///outputs/mlflow.db"
+    artifacts: str = "outputs/mlartifacts"
+    experiment: str = "stts-lightning"
+
+    def __post_init__(self) -> None:
+        if not self.uri.startswith(("sqlite:///", "http://", "https://", "postgresql", "mysql")):
+            raise ValueError(
+                f"tracking.uri={self.uri!r}: MLflow's file store is not supported. "
+                "Use sqlite:///path/to/mlflow.db or the address of a server."
+            )
+
+
+@dataclass
+class Config:
+    seed: int = 0
+    output_dir: str = "outputs"
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    prune: PruneConfig = field(default_factory=PruneConfig)
+    video: VideoConfig = field(default_factory=VideoConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    aux: AuxConfig = field(default_factory=AuxConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    pretrain: PretrainConfig = field(default_factory=PretrainConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+
+GROUPS = {"backbone": "tiny", "data": "generated", "method": "stts", "trainer": "auto"}
+
+
+def load_config(overrides: list[str] | None = None, experiment: str | None = None) -> Config:
+    """Compose a configuration.
+
+    Args:
+        overrides: ``group=name`` picks a file of conf/ (`backbone=molmo2_4b`), ``section.key=value`` sets
+            one value (`prune.percent=40`). Later ones win.
+        experiment: a name under experiments/ or a path to a YAML; it may pick groups under ``groups:``.
+
+    Raises:
+        ValueError: unknown key, group, file or a value of the wrong type; the message names it and the
+            nearest valid one.
+    """
+    overrides = list(overrides or [])
+    groups = dict(GROUPS)
+    layers: list[tuple[str, Any]] = []
+    if experiment is not None:
+        path = _experiment_path(experiment)
+        body = _read_yaml(path)
+        for group, name in (body.pop("groups", None) or {}).items():
+            _known_group(group, str(path))
+            groups[group] = name
+        layers.append((str(path), body))
+    dots = []
+    for item in overrides:
+        key, separator, value = item.partition("=")
+        if not separator:
+            raise ValueError(f"{item!r} is not key=value.")
+        if "." not in key and key in GROUPS:
+            groups[key] = value
+        else:
+            dots.append(item)
+    files = [_group_path(group, name) for group, name in groups.items()]
+    layers = [(str(path), _read_yaml(path)) for path in files] + layers
+    layers += [(item, OmegaConf.from_dotlist([item])) for item in dots]
+    return _merge(layers)
+
+
+def read_config(path: str | Path) -> Config:
+    """Read a whole configuration that `save_config` wrote; strict."""
+    return _merge([(str(path), _read_yaml(Path(path)))])
+
+
+def save_config(config: Config, path: str | Path) -> None:
+    """Write every value of ``config`` as YAML, for `read_config`."""
+    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(as_dict(config))), encoding="utf-8")
+
+
+def as_dict(config: Any) -> dict[str, Any]:
+    """Plain nested containers: what checkpoints and MLflow may hold."""
+    return asdict(config)
+
+
+def flatten(config: Config) -> dict[str, Any]:
+    """``{"prune.percent": 50.0, ...}``, for MLflow's parameters."""
+    flat: dict[str, Any] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(f"{prefix}.{key}" if prefix else key, value)
+        else:
+            flat[prefix] = node
+
+    walk("", as_dict(config))
+    return flat
+
+
+def _merge(layers: list[tuple[str, Any]]) -> Config:
+    merged = OmegaConf.structured(Config)
+    OmegaConf.set_struct(merged, True)
+    for source, layer in layers:
+        try:
+            merged = OmegaConf.merge(merged, layer)
+        except ConfigKeyError as error:
+            raise ValueError(_unknown_key(source, error)) from None
+        except OmegaConfBaseException as error:
+            key = error.full_key or "?"
+            raise ValueError(f"{source}: {key}: {str(error).splitlines()[0]}") from None
+    config = OmegaConf.to_object(merged)
+    assert isinstance(config, Config)
+    return config
+
+
+def _unknown_key(source: str, error: ConfigKeyError) -> str:
+    valid = list(flatten(Config()))
+    sections = sorted({key.rsplit(".", i)[0] for key in valid for i in range(1, key.count(".") + 1)})
+    key = str(error.full_key)
+    near = difflib.get_close_matches(key, valid + sections, n=1, cutoff=0.4)
+    if not near:  # the right name in the wrong section
+        near = [name for name in valid if name.split(".")[-1] == key.split(".")[-1]][:1]
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"{source}: unknown configuration key {key!r}.{hint}"
+
+
+def _known_group(group: str, source: str) -> None:
+    if group not in GROUPS:
+        raise ValueError(f"{source}: unknown group {group!r}; the groups are {', '.join(GROUPS)}.")
+
+
+def _group_path(group: str, name: str) -> Path:
+    path = CONF_DIR / group / f"{name}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem for p in (CONF_DIR / group).glob("*.yaml"))
+        near = difflib.get_close_matches(name, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"{group}={name}: no such file {path}. There are: {', '.join(names)}.{hint}")
+    return path
+
+
+def _experiment_path(experiment: str) -> Path:
+    path = Path(experiment)
+    if path.suffix not in (".yaml", ".yml"):
+        path = EXPERIMENTS_DIR / f"{experiment}.yaml"
+    if not path.is_file():
+        names = sorted(p.stem for p in EXPERIMENTS_DIR.glob("*.yaml"))
+        raise ValueError(f"experiment {experiment!r}: no such file {path}. There are: {', '.join(names)}.")
+    return path
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return OmegaConf.to_container(OmegaConf.load(path)) or {}
+    except FileNotFoundError:
+        raise ValueError(f"no configuration file at {path}.") from None
+    except Exception as error:  # a YAML parser's own exception types
+        raise ValueError(f"{path}: not a readable YAML file: {error}") from None

@@ -1,0 +1,134 @@
+"""From a decoded clip and its questions to the model's tensors."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from stts_lightning.data.prompts import (
+    BOS,
+    EOS,
+    FRAME_END,
+    FRAME_START,
+    LETTERS,
+    PLACEHOLDER,
+    frame_prefix,
+    question_text,
+    user_turn,
+)
+from stts_lightning.data.records import Question
+from stts_lightning.data.scene import DENSE_CLASSES
+from stts_lightning.molmo2.prompt import IGNORE, SHARED_PREFIX
+
+
+class Asked(NamedTuple):
+    """Where a question's answer is predicted in the unpruned sequence, and among which letters."""
+
+    question: Question
+    predicted_at: int
+    letter_ids: list[int]
+
+
+class Sample(NamedTuple):
+    """One clip with its questions as branches of one sequence.
+
+    ``frames`` (F, S, S, 3) uint8 as decoded; the sequences are (L,). ``asked`` and ``video`` say what was
+    asked of what; ``skipped`` names clips that could not be read in this one's place.
+    """
+
+    frames: Tensor
+    grid: tuple[int, int, int]
+    tokens: dict[str, Tensor]
+    asked: list[Asked]
+    video: str
+    decoder: str
+    skipped: list[Any]
+
+
+class Encoder:
+    """Builds sequences: BOS, timed frames, then every question as a branch that is blind to the others."""
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        window_rows: int,
+        max_text_tokens: int,
+        dense_weight: float = 0.0,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.window_rows = window_rows
+        self.max_text_tokens = max_text_tokens
+        self.dense_weight = dense_weight
+        self.letter_ids = [self._single(letter) for letter in LETTERS]
+        self.vision_ids = torch.tensor([self._single(t) for t in (FRAME_START, PLACEHOLDER, FRAME_END)])
+        self.dense_ids = [self._single(name) for name in DENSE_CLASSES] if dense_weight > 0 else []
+
+    def _single(self, text: str) -> int:
+        ids = self._ids(text)
+        if len(ids) != 1:
+            raise ValueError(f"The tokenizer splits {text!r} into {len(ids)} tokens; one is needed.")
+        return ids[0]
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def prefix(self, times: np.ndarray) -> list[int]:
+        """BOS and all frames, each piece of text tokenised by itself as Molmo2 does."""
+        windows = self.window_rows * self.window_rows
+        start, patch, end = self.vision_ids.tolist()
+        ids = self._ids(BOS)
+        for i, seconds in enumerate(times):
+            ids += [*self._ids(frame_prefix(float(seconds), first=i == 0)), start, *[patch] * windows, end]
+        return ids
+
+    def encode(
+        self, times: np.ndarray, questions: tuple[Question, ...], dense: Any = None
+    ) -> tuple[dict[str, Tensor], list[Asked]]:
+        """The sequence of one clip. Questions past ``max_text_tokens`` are refused.
+
+        Raises:
+            ValueError: the text of the questions is longer than ``max_text_tokens``.
+        """
+        prefix = self.prefix(times)
+        ids, labels, weights = list(prefix), [IGNORE] * len(prefix), [0.0] * len(prefix)
+        positions, subsegments, asked = list(range(len(prefix))), [SHARED_PREFIX] * len(prefix), []
+        for branch, question in enumerate(questions):
+            prompt = self._ids(user_turn(question_text(question.text, list(question.options))))
+            answer = [self.letter_ids[question.answer], *self._ids(EOS)]
+            letters = self.letter_ids[: len(question.options)]
+            asked.append(Asked(question, len(ids) + len(prompt) - 1, letters))
+            length = len(prompt) + len(answer)
+            ids += prompt + answer
+            labels += [IGNORE] * len(prompt) + answer
+            weights += [0.0] * len(prompt) + [1.0] * len(answer)
+            positions += range(len(prefix), len(prefix) + length)
+            subsegments += [branch] * length
+        if len(ids) - len(prefix) > self.max_text_tokens:
+            raise ValueError(
+                f"{len(ids) - len(prefix)} text tokens in {len(questions)} questions on one clip; at most "
+                f"data.max_text_tokens={self.max_text_tokens}. Lower data.questions_per_clip."
+            )
+        input_ids = torch.tensor(ids)
+        tokens = {
+            "input_ids": input_ids,
+            "labels": torch.tensor(labels),
+            "loss_weights": torch.tensor(weights),
+            "mm_token_type_ids": torch.isin(input_ids, self.vision_ids).long(),
+            "position_ids": torch.tensor(positions),
+            "subsegment_ids": torch.tensor(subsegments),
+        }
+        if dense is not None and self.dense_weight > 0:
+            self._label_windows(tokens, dense)
+        return tokens, asked
+
+    def _label_windows(self, tokens: dict[str, Tensor], dense: Any) -> None:
+        """Ask every vision token what it shows: labels one place to the right, as the loss shifts them."""
+        places = (tokens["input_ids"] == self.vision_ids[1]).nonzero().flatten() + 1
+        classes = torch.tensor(dense).flatten()
+        tokens["labels"][places] = torch.tensor(self.dense_ids)[classes]
+        share = self.dense_weight * float(tokens["loss_weights"].sum()) / len(places)
+        tokens["loss_weights"][places] = share

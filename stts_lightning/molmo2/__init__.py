@@ -1,0 +1,1 @@
+"""The host: the only place that knows transformers' Molmo2."""

@@ -1,0 +1,154 @@
+"""MAIN PATH: ViT blocks 0..l -> score -> biased block l+1 -> select -> pack -> other blocks -> connector."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.molmo2.modeling_molmo2 import Molmo2Model
+
+from stts_lightning.config import PruneConfig
+from stts_lightning.prune.bias import expand_to_patches, paper_bias, released_bias
+from stts_lightning.prune.pack import block_diagonal_mask, gather_rows, kept_patches, pack, repack_table
+from stts_lightning.prune.scorers import PRESETS
+from stts_lightning.prune.select import select
+from stts_lightning.prune.types import Pruning, Scores, Selection, Windows
+from stts_lightning.prune.windows import is_first_frame, window_of_patch
+
+
+@dataclass
+class VideoFeatures(BaseModelOutputWithPooling):
+    """What `get_video_features` returns: ``pooler_output`` holds one (kept windows, hidden) tensor a video."""
+
+    pruning: Pruning | None = None
+
+
+def encode_videos(
+    model: Molmo2Model,
+    scorer: nn.Module,
+    config: PruneConfig,
+    pixels_TNC: Tensor,
+    table_MP: Tensor,
+    grids_V3: Tensor,
+) -> VideoFeatures:
+    """Patches of all videos to the language model's vision tokens, pruned on the way.
+
+    Args:
+        pixels_TNC: normalised patches, one row a pixel value of the patch.
+        table_MP: ``video_token_pooling``, flat patch indices of each window.
+        grids_V3: ``video_grids``, frames, window rows and window columns of each video.
+
+    Raises:
+        ValueError: grids that do not fit the pixels or the table, or too few ViT blocks for ``layer``.
+    """
+    pixels_TNC = pixels_TNC.flatten(0, -3)
+    windows = describe_windows(pixels_TNC, table_MP, grids_V3)
+    if config.percent == 100:  # the text-only lower bound: nothing to look at
+        return _nothing(model, pixels_TNC, windows)
+
+    tower, taps = model.vision_tower, feature_layers(model)
+    num_patches = pixels_TNC.shape[1]
+    check_layer(config, taps)
+
+    x_TND = tower.patch_embedding(pixels_TNC.to(tower.dtype))
+    x_TND = x_TND + tower.positional_embedding[None].to(x_TND)
+    features = {}
+    for i in range(config.layer + 1):
+        x_TND = features[i] = tower.layers[i](x_TND, None)
+
+    scores = scorer(x_TND, windows)
+    bias, packed, mask, selection = None, None, None, None
+    if config.percent > 0:
+        bias = _key_bias(scores, config.preset, windows, num_patches, x_TND)
+        selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
+    i = config.layer + 1
+    x_TND = features[i] = tower.layers[i](x_TND, bias)
+
+    if selection is not None:
+        keep_TN = kept_patches(selection, windows, x_TND.shape[0] * num_patches).view(-1, num_patches)
+        packed = pack(keep_TN, PRESETS[config.preset].refill_lone_frames)
+        mask = block_diagonal_mask(packed, x_TND.dtype)
+        features = {tap: gather_rows(features[tap], packed) for tap in features if tap in taps}
+        x_TND = gather_rows(x_TND, packed)
+    for i in range(config.layer + 2, max(taps) + 1):  # blocks after the last feature layer never run
+        x_TND = features[i] = tower.layers[i](x_TND, mask)
+
+    table_KP = table_MP
+    if selection is not None and packed is not None:
+        table_KP = repack_table(table_MP[selection.kept_K], packed)
+    tapped = torch.cat([features[tap] for tap in taps], dim=-1)
+    tokens_KD = model.multi_modal_projector(tapped, table_KP).last_hidden_state
+    rows = packed.source_RN.shape[0] if packed is not None else x_TND.shape[0]
+    return _result(tokens_KD, scores, selection, windows, rows)
+
+
+def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor) -> Windows:
+    """Check that pixels, table and grids speak of the same videos."""
+    grids = grids_V3.tolist()
+    frames = [frames for frames, _, _ in grids]
+    _, rows, columns = grids[0]
+    if any((r, c) != (rows, columns) for _, r, c in grids):
+        raise ValueError(f"video_grids={grids}: all videos of a batch need the same rows and columns.")
+    if sum(frames) != len(pixels_TNC) or sum(frames) * rows * columns != len(table_MP):
+        raise ValueError(
+            f"video_grids={grids} do not fit pixel_values_videos of {len(pixels_TNC)} frames and "
+            f"video_token_pooling of {len(table_MP)} windows."
+        )
+    return Windows(table_MP, frames, rows * columns, rows, columns)
+
+
+def feature_layers(model: Molmo2Model) -> list[int]:
+    """The ViT blocks whose outputs the connector reads, counted from 0."""
+    num_blocks = len(model.vision_tower.layers)
+    return [layer % num_blocks for layer in model.config.adapter_config.vision_feature_layer]
+
+
+def check_layer(config: PruneConfig, taps: list[int]) -> None:
+    """Raise ValueError unless block l+1 exists and its output is still needed."""
+    if config.layer + 1 > max(taps):
+        raise ValueError(
+            f"prune.layer={config.layer}: scores bias block {config.layer + 1}, but the connector reads block "
+            f"{max(taps)} at the latest. Choose a layer below {max(taps)}."
+        )
+
+
+def _key_bias(
+    scores: Scores, preset: str, windows: Windows, num_patches: int, x_TND: Tensor
+) -> Tensor | None:
+    if scores.log_scores_TW is None:
+        return None
+    first_T = is_first_frame(windows.frames_per_video, x_TND.device)
+    if PRESETS[preset].rescale_bias:
+        bias_TW = released_bias(scores.scores_TW, first_T, windows)
+    else:
+        bias_TW = paper_bias(scores.log_scores_TW, first_T)
+    owner = window_of_patch(windows, x_TND.shape[0] * num_patches)
+    return expand_to_patches(bias_TW, owner, num_patches).to(x_TND.dtype)
+
+
+def _result(
+    tokens_KD: Tensor, scores: Scores, selection: Selection | None, windows: Windows, rows: int
+) -> VideoFeatures:
+    frames = windows.frames_per_video
+    keep_TW = torch.ones_like(scores.scores_TW, dtype=torch.bool) if selection is None else selection.keep_TW
+    kept = [f * windows.windows_per_frame for f in frames] if selection is None else selection.kept_per_video
+    pruning = Pruning(
+        scores=list(scores.scores_TW.detach().split(frames)),
+        keep=list(keep_TW.split(frames)),
+        packed_rows=rows,
+        aux_loss=scores.aux_loss,
+    )
+    return VideoFeatures(pooler_output=tokens_KD.split(kept), pruning=pruning)
+
+
+def _nothing(model: Molmo2Model, pixels_TNC: Tensor, windows: Windows) -> VideoFeatures:
+    zeros = [
+        pixels_TNC.new_zeros(f, windows.windows_per_frame, dtype=torch.float)
+        for f in windows.frames_per_video
+    ]
+    hidden = model.config.text_config.hidden_size
+    empty = pixels_TNC.new_zeros(0, hidden, dtype=model.vision_tower.dtype)
+    pruning = Pruning(scores=zeros, keep=[z.bool() for z in zeros], packed_rows=0)
+    return VideoFeatures(pooler_output=tuple(empty for _ in zeros), pruning=pruning)

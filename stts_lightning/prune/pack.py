@@ -1,0 +1,93 @@
+"""First-fit-descending packing of what is left of each frame (paper 3.3, algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stts_lightning.prune.types import Packed, Selection, Windows
+
+
+class Assignment(NamedTuple):
+    """Row and first slot of each frame; row -1 for a frame that lost everything."""
+
+    row: list[int]
+    offset: list[int]
+    num_rows: int
+
+
+def first_fit_descending(counts: list[int], capacity: int) -> Assignment:
+    """Place the frames, largest first, each into the first row with room (algorithm 1, lines 1-15).
+
+    Frames of equal size keep their order; empty frames take no row.
+    """
+    row, offset, load = [-1] * len(counts), [0] * len(counts), []
+    for i in sorted(range(len(counts)), key=lambda i: -counts[i]):
+        if counts[i] == 0:
+            break
+        j = next((j for j, used in enumerate(load) if used + counts[i] <= capacity), len(load))
+        if j == len(load):
+            load.append(0)
+        row[i], offset[i] = j, load[j]
+        load[j] += counts[i]
+    return Assignment(row, offset, len(load))
+
+
+def kept_patches(selection: Selection, windows: Windows, num_patches: int) -> Tensor:
+    """(T * N,) True for the patches of kept windows."""
+    indices = windows.table_MP[selection.kept_K].flatten()
+    keep = torch.zeros(num_patches + 1, dtype=torch.bool, device=indices.device)
+    keep[indices % (num_patches + 1)] = True  # -1, an overhanging slot, lands on the place that is cut off
+    return keep[:num_patches]
+
+
+def pack(keep_TN: Tensor, refill_lone_frames: bool = False) -> Packed:
+    """Plan rows of N slots for the kept patches of (T, N) frames.
+
+    ``refill_lone_frames``: a row that holds one frame gets all of that frame's patches back, as context for
+    the ViT only (released code). They get slots, but ``slot_of_patch`` stays -1 for them.
+    """
+    num_frames, num_patches = keep_TN.shape
+    device = keep_TN.device
+    counts = keep_TN.sum(1).tolist()  # first-fit-descending depends on the data: the one synchronisation
+    row, offset, num_rows = first_fit_descending(counts, num_patches)
+    placed_TN = keep_TN
+    if refill_lone_frames:
+        frames_in_row = [row.count(j) for j in range(num_rows)]
+        lone = torch.tensor([j >= 0 and frames_in_row[j] == 1 for j in row], device=device)
+        placed_TN = keep_TN | lone[:, None]
+    first_slot = torch.tensor([r * num_patches + o for r, o in zip(row, offset, strict=True)], device=device)
+    slot_TN = first_slot[:, None] + placed_TN.cumsum(1) - 1
+
+    # Patches without a slot are written to one extra place at the end, which is cut off.
+    target = torch.where(placed_TN, slot_TN, num_rows * num_patches).flatten()
+    source = torch.full((num_rows * num_patches + 1,), -1, device=device)
+    source[target] = torch.arange(num_frames * num_patches, device=device)
+    source_RN = source[:-1].view(num_rows, num_patches)
+    segment_RN = torch.where(source_RN >= 0, source_RN // num_patches, -1)
+    slot_of_patch = torch.where(keep_TN, slot_TN, -1).flatten()
+    return Packed(source_RN, segment_RN, slot_of_patch)
+
+
+def gather_rows(x_TND: Tensor, packed: Packed) -> Tensor:
+    """The packed rows, (R, N, D). Unused slots hold a copy of patch 0: they are read by nobody."""
+    return x_TND.flatten(0, 1)[packed.source_RN.clamp(min=0)]
+
+
+def block_diagonal_mask(packed: Packed, dtype: torch.dtype) -> Tensor:
+    """Additive mask (R, 1, N, N): a token sees its own source frame; an unused slot sees itself alone.
+
+    The diagonal is open everywhere and the masked value is finite, so no row of the softmax is empty.
+    """
+    segment_RN = packed.segment_RN
+    same = (segment_RN[:, :, None] == segment_RN[:, None, :]) & (segment_RN >= 0)[:, :, None]
+    same |= torch.eye(segment_RN.shape[1], dtype=torch.bool, device=segment_RN.device)
+    mask = torch.zeros(same.shape, dtype=dtype, device=same.device)
+    return mask.masked_fill_(~same, torch.finfo(dtype).min)[:, None]
+
+
+def repack_table(table_KP: Tensor, packed: Packed) -> Tensor:
+    """The kept windows' patch table in terms of packed slots, -1 where a window hangs over."""
+    return torch.where(table_KP >= 0, packed.slot_of_patch[table_KP.clamp(min=0)], -1)

@@ -1,0 +1,78 @@
+"""The decisions, as values: nothing of them is kept in a module."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Windows(NamedTuple):
+    """Where the windows of a batch of videos lie.
+
+    ``table_MP`` holds indices into the flattened (T * N) patches, -1 where a window hangs over the edge of
+    its frame; windows are ordered by video, frame, row, column.
+    """
+
+    table_MP: Tensor
+    frames_per_video: list[int]
+    windows_per_frame: int
+    rows: int
+    columns: int
+
+
+class Scores(NamedTuple):
+    """What a scorer says of every window.
+
+    ``log_scores_TW`` is what the bias is made of; None for a scorer that biases nothing.
+    ``aux_loss`` is the unweighted auxiliary loss; None for a scorer that has none.
+    """
+
+    scores_TW: Tensor
+    log_scores_TW: Tensor | None = None
+    aux_loss: Tensor | None = None
+
+
+class Selection(NamedTuple):
+    """One keep-mask a window, decided once; ``kept_K`` are flat window indices in ascending order."""
+
+    keep_TW: Tensor
+    kept_K: Tensor
+    kept_per_video: list[int]
+
+
+class Packed(NamedTuple):
+    """Where each kept patch went (paper 3.3, algorithm 1).
+
+    ``source_RN``: flat patch index that stands in a slot, -1 for an unused slot.
+    ``segment_RN``: source frame of a slot, -1 for an unused slot; tokens attend inside their segment.
+    ``slot_of_patch``: (T * N,), flat slot of each kept patch, -1 for a patch that left.
+    """
+
+    source_RN: Tensor
+    segment_RN: Tensor
+    slot_of_patch: Tensor
+
+
+@dataclass
+class Pruning:
+    """The public record of one forward pass, one list entry a video.
+
+    ``scores`` and ``keep`` are (frames, windows). ``packed_rows`` is T', the rows that the ViT blocks after
+    l+1 ran on. ``aux_loss`` is unweighted. ``prompt_lengths`` counts the tokens that reached the language
+    model, one entry a prompt; ``token_index`` (B, L') says which token of the given prompt stands at each
+    place of the shortened one, -1 for padding.
+    """
+
+    scores: list[Tensor]
+    keep: list[Tensor]
+    packed_rows: int
+    aux_loss: Tensor | None = None
+    prompt_lengths: list[int] | None = None
+    token_index: Tensor | None = None
+
+    @property
+    def kept_tokens(self) -> list[int]:
+        """Vision tokens that reach the language model, by video."""
+        return [int(keep.sum()) for keep in self.keep]

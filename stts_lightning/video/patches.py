@@ -1,0 +1,68 @@
+"""From frames to the patches and windows that Molmo2's vision tower and connector take. Torch only.
+
+T: frames; S: side of a frame in pixels; p: side of a patch; N: patches a frame, (S / p) ** 2; w: side of a window.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+class VideoGrid(NamedTuple):
+    """How many frames, and how many rows and columns of windows each has; one row of Molmo2's `video_grids`."""
+
+    frames: int
+    window_rows: int
+    window_cols: int
+
+
+def frames_to_patches(frames: Tensor, patch_size: int) -> Tensor:
+    """(T, S, S, 3) uint8 -> (T, N, p * p * 3) float32 in [-1, 1]: mean 0.5 and standard deviation 0.5.
+
+    Patches run row by row over the frame; within a patch the order is row, column, colour.
+
+    Raises ValueError for frames that are not uint8 or whose side the patch does not divide.
+    """
+    if frames.dtype != torch.uint8 or frames.dim() != 4 or frames.shape[3] != 3:
+        raise ValueError(f"frames must be uint8 (T, S, S, 3), got {frames.dtype} {tuple(frames.shape)}")
+    count, height, width, _ = frames.shape
+    if height % patch_size or width % patch_size:
+        raise ValueError(
+            f"frames of {height} x {width} do not split into patches of {patch_size}: change the size"
+        )
+    rows, cols = height // patch_size, width // patch_size
+    # (x / 255 - 0.5) / 0.5 with the scale folded into mean and deviation, bit for bit as Transformers folds it.
+    pixels = frames.float().sub_(127.5).div_(127.5)
+    pixels = pixels.reshape(count, rows, patch_size, cols, patch_size, 3).transpose(2, 3)
+    return pixels.reshape(count, rows * cols, patch_size * patch_size * 3)
+
+
+def window_table(num_frames: int, rows: int, cols: int, window: int) -> Tensor:
+    """Which patches each w x w window pools: (T * window_rows * window_cols, w * w) int64, Molmo2's
+    `video_token_pooling` of one video.
+
+    A patch's number counts through all frames of the video (frame * rows * cols + row * cols + col). -1 stands
+    where a window reaches past a grid that w does not divide; the padding is halved over both sides, the odd
+    row or column going to the bottom or right.
+    """
+    grid = video_grid(num_frames, rows, cols, window)
+    pad_rows, pad_cols = grid.window_rows * window - rows, grid.window_cols * window - cols
+    numbers = torch.arange(num_frames * rows * cols).reshape(num_frames, rows, cols)
+    sides = (pad_cols // 2, (pad_cols + 1) // 2, pad_rows // 2, (pad_rows + 1) // 2)
+    numbers = F.pad(numbers, sides, value=-1)
+    numbers = numbers.reshape(num_frames, grid.window_rows, window, grid.window_cols, window)
+    return numbers.transpose(2, 3).reshape(-1, window * window)
+
+
+def video_grid(num_frames: int, rows: int, cols: int, window: int) -> VideoGrid:
+    """The grid of windows over `num_frames` frames of rows x cols patches; a window cut by the border counts.
+
+    Raises ValueError for a number below 1.
+    """
+    if min(num_frames, rows, cols, window) < 1:
+        raise ValueError(
+            f"frames, rows, cols and window must be at least 1, got {num_frames, rows, cols, window}"
+        )
+    return VideoGrid(num_frames, -(-rows // window), -(-cols // window))
