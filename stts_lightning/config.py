@@ -61,9 +61,7 @@ class PruneConfig:
 def check_percent(percent: float) -> None:
     """Raise ValueError unless ``percent`` is a number in 0..100."""
     if not 0 <= percent <= 100:
-        raise ValueError(
-            f"prune.percent={percent} is not in 0..100. It is the paper's k %, so 50 means one half."
-        )
+        raise ValueError(f"prune.percent={percent} is not in 0..100. It is the paper's k %, so 50 means one half.")
 
 
 @dataclass
@@ -121,9 +119,7 @@ class VideoConfig:
         _positive("video.fps", self.fps)
         _positive("video.decode_timeout_s", self.decode_timeout_s)
         if self.max_frames < 2:
-            raise ValueError(
-                f"video.max_frames={self.max_frames} must be 2 or more: the last frame is always in."
-            )
+            raise ValueError(f"video.max_frames={self.max_frames} must be 2 or more: the last frame is always in.")
 
 
 @dataclass

@@ -110,9 +110,7 @@ def _question(row: Any, default_id: str) -> Question:
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f"{len(options)} options; a question needs 2 to {len(LETTERS)}.")
     if not 0 <= answer < len(options):
-        raise ValueError(
-            f"answer={answer} is out of range: there are {len(options)} options, counted from 0."
-        )
+        raise ValueError(f"answer={answer} is out of range: there are {len(options)} options, counted from 0.")
     return Question(
         id=str(row.get("id", default_id)),
         text=row["question"],

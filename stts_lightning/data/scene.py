@@ -74,9 +74,7 @@ def paint(scene: Scene, rng: np.random.Generator, config: GeneratedConfig) -> np
         picture = still.copy()
         for window in scene.flicker:
             y, x = window // GRID * cell, window % GRID * cell
-            noise = (
-                rng.normal(0, config.flicker_amplitude, (cell // 4, cell // 4, 1)).repeat(4, 0).repeat(4, 1)
-            )
+            noise = rng.normal(0, config.flicker_amplitude, (cell // 4, cell // 4, 1)).repeat(4, 0).repeat(4, 1)
             picture[y : y + cell, x : x + cell] += noise
         for thing in scene.events:
             if i // per_slot == thing.slot and i < num_frames - 1:
@@ -90,9 +88,7 @@ def _stamp(picture: np.ndarray, thing: Thing, cell: int) -> None:
     side = cell * 2 // 3
     y = thing.window // GRID * cell + (cell - side) // 2 + thing.jitter[0]
     x = thing.window % GRID * cell + (cell - side) // 2 + thing.jitter[1]
-    picture[y : y + side, x : x + side][_shape_mask(thing.shape, side)] = (EVENT_COLOURS | STATIC_COLOURS)[
-        thing.colour
-    ]
+    picture[y : y + side, x : x + side][_shape_mask(thing.shape, side)] = (EVENT_COLOURS | STATIC_COLOURS)[thing.colour]
 
 
 def _shape_mask(shape: str, side: int) -> np.ndarray:
@@ -117,9 +113,7 @@ def ask(scene: Scene, num_slots: int) -> list[dict[str, Any]]:
     questions = []
 
     def add(category: str, question: str, options: tuple[str, ...], answer: int) -> None:
-        questions.append(
-            {"question": question, "options": list(options), "answer": answer, "category": category}
-        )
+        questions.append({"question": question, "options": list(options), "answer": answer, "category": category})
 
     for event in scene.events:
         row, column = event.window // GRID * 2 // GRID, event.window % GRID * 2 // GRID

@@ -39,9 +39,7 @@ class PrunedMolmo2Model(Molmo2Model):
         self, pixel_values_videos: Tensor, video_token_pooling: Tensor, video_grids: Tensor, **_: Any
     ) -> VideoFeatures:
         scorer = self.vision_tower.token_scorer
-        return encode_videos(
-            self, scorer, self.prune_config, pixel_values_videos, video_token_pooling, video_grids
-        )
+        return encode_videos(self, scorer, self.prune_config, pixel_values_videos, video_token_pooling, video_grids)
 
     @functools.wraps(Molmo2Model.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -101,9 +99,7 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
             kwargs.update({name: value for name, value in videos.items() if value is not None})
             return super().generate(input_ids, **kwargs)
         if input_ids is None:
-            raise ValueError(
-                "generate() with videos needs input_ids; inputs_embeds alone hold no placeholders."
-            )
+            raise ValueError("generate() with videos needs input_ids; inputs_embeds alone hold no placeholders.")
         if kwargs.get("subsegment_ids") is not None:
             raise ValueError("generate() takes one question a row: subsegment_ids are for forward() alone.")
         features = self.model.get_video_features(**videos)
@@ -176,9 +172,7 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
             )
     check_layer(config, feature_layers(inner))
     vision = inner.config.vision_config
-    scorer = build_scorer(
-        config.method, vision.hidden_size, vision.num_attention_heads, config.preset, config.seed
-    )
+    scorer = build_scorer(config.method, vision.hidden_size, vision.num_attention_heads, config.preset, config.seed)
     weight = inner.vision_tower.patch_embedding.weight
     inner.vision_tower.token_scorer = scorer.to(weight.device, weight.dtype).train(model.training)
     inner.prune_config = replace(config)
@@ -190,9 +184,7 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
 def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     """Next-token cross-entropy, sum of weight * loss over sum of weights."""
     labels, weights = labels[:, 1:].flatten(), weights[:, 1:].flatten().float()
-    losses = F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=IGNORE, reduction="none"
-    )
+    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=IGNORE, reduction="none")
     weights = weights * (labels != IGNORE)
     return (losses * weights).sum() / weights.sum().clamp(min=1e-9)
 
@@ -208,9 +200,7 @@ def _shorten(
     """Shorten the prompt and, in ``kwargs``, what runs beside it; record it in ``pruning``."""
     attention_mask = kwargs.get("attention_mask")
     if attention_mask is not None and attention_mask.dim() != 2:
-        raise ValueError(
-            "A ready 4-D attention_mask cannot be shortened; pass the 2-D one and subsegment_ids."
-        )
+        raise ValueError("A ready 4-D attention_mask cannot be shortened; pass the 2-D one and subsegment_ids.")
     short = shorten(
         input_ids,
         torch.cat([keep.flatten() for keep in pruning.keep]),
@@ -231,9 +221,7 @@ def _shorten(
     return short
 
 
-def _branch_mask(
-    model: PrunedMolmo2, input_ids: Tensor, subsegment_ids: Tensor, kwargs: dict[str, Any]
-) -> Tensor:
+def _branch_mask(model: PrunedMolmo2, input_ids: Tensor, subsegment_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
     types = kwargs.get("mm_token_type_ids")
     if types is None:
         raise ValueError("subsegment_ids need mm_token_type_ids beside them, 1 at vision tokens.")

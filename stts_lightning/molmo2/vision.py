@@ -114,9 +114,7 @@ def check_layer(config: PruneConfig, taps: list[int]) -> None:
         )
 
 
-def _key_bias(
-    scores: Scores, preset: str, windows: Windows, num_patches: int, x_TND: Tensor
-) -> Tensor | None:
+def _key_bias(scores: Scores, preset: str, windows: Windows, num_patches: int, x_TND: Tensor) -> Tensor | None:
     if scores.log_scores_TW is None:
         return None
     first_T = is_first_frame(windows.frames_per_video, x_TND.device)
@@ -144,10 +142,7 @@ def _result(
 
 
 def _nothing(model: Molmo2Model, pixels_TNC: Tensor, windows: Windows) -> VideoFeatures:
-    zeros = [
-        pixels_TNC.new_zeros(f, windows.windows_per_frame, dtype=torch.float)
-        for f in windows.frames_per_video
-    ]
+    zeros = [pixels_TNC.new_zeros(f, windows.windows_per_frame, dtype=torch.float) for f in windows.frames_per_video]
     hidden = model.config.text_config.hidden_size
     empty = pixels_TNC.new_zeros(0, hidden, dtype=model.vision_tower.dtype)
     pruning = Pruning(scores=zeros, keep=[z.bool() for z in zeros], packed_rows=0)

@@ -23,7 +23,8 @@ def first_fit_descending(counts: list[int], capacity: int) -> Assignment:
 
     Frames of equal size keep their order; empty frames take no row.
     """
-    row, offset, load = [-1] * len(counts), [0] * len(counts), []
+    row, offset = [-1] * len(counts), [0] * len(counts)
+    load: list[int] = []
     for i in sorted(range(len(counts)), key=lambda i: -counts[i]):
         if counts[i] == 0:
             break

@@ -100,9 +100,7 @@ class STTSScorer(nn.Module):
             else:  # "ground truth", so no gradient
                 target_TWD = pooled_TWD.detach()
             change_TW = temporal_change(target_TWD, first_T)
-            aux_loss = auxiliary_loss(
-                scores_TW, change_TW, windows.frames_per_video, self.preset.count_first_frame
-            )
+            aux_loss = auxiliary_loss(scores_TW, change_TW, windows.frames_per_video, self.preset.count_first_frame)
         return Scores(scores_TW, F.logsigmoid(logits_TW), aux_loss)
 
 

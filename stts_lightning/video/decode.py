@@ -1,39 +1,29 @@
-"""Decode the frames that the model sees. MAIN PATH, and the only place that imports a decoder.
+"""Decode the frames that the model sees. MAIN PATH of a video, and the only place that imports a decoder.
 
-file -> checks -> frame table (`track.py`) -> sampling times (`sample.py`) -> decord, else PyAV -> square frames.
+file -> checks (files) -> frame table (track) -> sampling times (sample) -> decord, else PyAV -> square frames
 
-A decoder may hang, or crash the process, on a bad file: call `reader.ClipReader`, which runs this in a process of
-its own, unless the files are known to be good.
+On a bad file a decoder may hang, or crash the process. `reader.ClipReader` runs this in a process of its own:
+call that one unless the files are known to be good.
 """
 
 import os
-import stat
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from stts_lightning.video.files import FileShape, check_file
+from stts_lightning.video.patches import resize_frames
 from stts_lightning.video.sample import clip_window, frames_at, sample_times
-from stts_lightning.video.track import (
-    FileShape,
-    Packet,
-    Track,
-    build_track,
-    file_shape,
-    starts_clean,
-    why_not_decord,
-)
+from stts_lightning.video.track import Header, Packet, Track, build_track, starts_clean, why_not_decord
 from stts_lightning.video.types import Clip, VideoError, video_error
 
 DECODERS = ("auto", "decord", "pyav")
 CHUNK = 4  # frames held at full resolution: four of 1080p take 100 MB as the floats they are resized in
 
 
-class _NotRight(RuntimeError):
-    """A decoder opened the file and disagrees with its container."""
-
-
 def decode_clip(
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     size: int,
     max_frames: int,
@@ -44,11 +34,11 @@ def decode_clip(
 ) -> Clip:
     """The frames of a video, or of its clip from `start` to `end` seconds, at Molmo2's sampling times.
 
-    Frames are `size` x `size` pixels whatever the video's shape, and upright. "auto" takes decord where it is known
-    to return the right frames and PyAV elsewhere, and says why in `Clip.note`; a decoder that is named is the only
-    one tried. Both see the same frame table, so they return the same frames.
+    Frames are `size` x `size` pixels whatever the video's shape, and upright. "auto" takes decord where it is
+    known to return the right frames and PyAV elsewhere, and says why in `Clip.note`; a decoder that is named is
+    the only one tried. Both work from the same frame table, so they return the same frames.
 
-    Raises VideoError for a video that cannot be read, ValueError for the other arguments.
+    Raises VideoError for a video that cannot be read, ValueError for wrong arguments.
     """
     path = os.path.abspath(os.fspath(path))
     if decoder not in DECODERS:
@@ -56,21 +46,21 @@ def decode_clip(
     if size != int(size) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, got {size!r}")
     sample_times(1.0, max_frames, max_fps)  # raises for a wrong argument before any work
-    track = _read_track(path, _check_file(path))
+    track = _read_track(path, check_file(path))
     try:
         offset_s, duration_s = clip_window(track.duration_s, start, end)
     except ValueError as error:
         raise video_error(path, "bad_clip_range", str(error)) from None
     times = sample_times(duration_s, max_frames, max_fps)
-    if times[-1] + offset_s > track.complete_s:
-        raise video_error(
-            path,
-            "truncated",
-            f"the file was cut short: its header claims {track.duration_s:.2f} s of video, the pictures are complete "
-            f"up to {max(track.complete_s, 0.0):.2f} s and {times[-1] + offset_s:.2f} s are asked for",
+    last_s = float(times[-1]) + offset_s
+    if last_s > track.complete_s:
+        problem = (
+            f"the file was cut short: its header claims {track.duration_s:.2f} s of video, the pictures are "
+            f"complete up to {max(track.complete_s, 0.0):.2f} s, and those up to {last_s:.2f} s are needed"
         )
+        raise video_error(path, "truncated", problem)
     indices = frames_at(times + offset_s, track.ends_s)
-    wanted, place = np.unique(indices, return_inverse=True)
+    wanted, place = np.unique(indices, return_inverse=True)  # a frame shown twice is decoded once
     frames, used, note = _fetch(path, track, wanted, int(size), decoder)
     return Clip(frames[place], times, indices, duration_s, used, note)
 
@@ -83,7 +73,7 @@ def _fetch(
     if decoder == "decord" or (decoder == "auto" and not reason):
         try:
             return _with_decord(path, track, wanted, size), "decord", ""
-        except Exception as error:  # DECORDError is no RuntimeError; the reader is unusable after either
+        except Exception as error:  # DECORDError is no RuntimeError; after either the reader is unusable
             reason = f"decord failed: {_first_line(error)}"
             if decoder == "decord":
                 raise video_error(path, "unreadable", reason) from None
@@ -93,65 +83,55 @@ def _fetch(
         raise
     except Exception as error:
         raise video_error(path, "unreadable", f"no decoder reads it; PyAV: {_first_line(error)}") from None
-    notes = [reason if decoder == "auto" else "", remark]
-    return frames, "pyav", "; ".join(filter(None, notes))
+    return frames, "pyav", "; ".join(filter(None, [reason if decoder == "auto" else "", remark]))
 
 
-# ---- before decoding ---------------------------------------------------------------------------------------------
-
-
-def _check_file(path: str) -> FileShape:
-    try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            kind = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise video_error(path, "not_a_file", f"this is {kind}")
-        if found.st_size == 0:
-            raise video_error(path, "empty", "the file has zero bytes")
-        return file_shape(path)
-    except (FileNotFoundError, NotADirectoryError):
-        problem = (
-            "the link points to a file that does not exist"
-            if os.path.islink(path)
-            else "there is no such file"
-        )
-        raise video_error(path, "missing", problem) from None
-    except OSError as error:
-        raise video_error(path, "unreadable", f"the file cannot be read: {error.strerror or error}") from None
+# ---- before decoding: the container ------------------------------------------------------------------------
 
 
 def _read_track(path: str, shape: FileShape) -> Track:
-    """Read the header and list every packet of the best video stream; about 4 microseconds each, none decoded."""
-    import av
-
+    """Read the header and list every packet of the best video stream: 4 microseconds each, none decoded."""
+    track, streams = None, "nothing"
     try:
-        with av.open(path, metadata_errors="ignore") as container:
-            pictures = [s for s in container.streams.video if not _is_cover(s)]
-            if not pictures and not shape.is_cut:
-                streams = ", ".join(sorted({s.type for s in container.streams})) or "nothing"
-                raise video_error(path, "no_video_stream", f"the file holds {streams} and no video stream")
-            track = _demux(path, container, _best(container, pictures), shape) if pictures else None
-    except VideoError:
-        raise
+        with _open(path) as container:
+            streams = ", ".join(sorted({s.type for s in container.streams})) or streams
+            stream = _best_stream(container)
+            if stream is not None:
+                track = _demux(container, stream, shape, os.path.getsize(path))
     except Exception as error:
         if shape.looks_like_video:
-            problem = (
-                f"the file starts like a video, but its index or data are missing ({_first_line(error)})"
-            )
+            problem = f"it starts like a video, but its index or data are missing ({_first_line(error)})"
             raise video_error(path, "truncated", problem) from None
         raise video_error(path, "not_a_video", f"this is no video file ({_first_line(error)})") from None
-    if track is None and (shape.is_cut or shape.looks_like_video):
-        raise video_error(path, "truncated", "the file has a video's header and no complete picture")
+    if track is None and shape.is_cut:
+        raise video_error(path, "truncated", "the file was cut before its first complete picture")
+    if stream is None:
+        problem = f"the file holds {streams} and no video stream"
+        raise video_error(path, "no_video_stream", problem)
     if track is None or not track.duration_s > 0:
-        raise video_error(path, "no_frames", "the video stream has no frames, or none with a duration")
+        raise video_error(path, "no_frames", "the video stream has no frames, or none with a time")
     return track
 
 
-def _demux(path: str, container, stream, shape: FileShape) -> Track | None:
+def _open(path: str) -> Any:
+    import av
+
+    return av.open(path, metadata_errors="ignore")  # a title in a foreign encoding must not stop us
+
+
+def _best_stream(container: Any) -> Any:
+    """FFmpeg's choice among the video streams, which is decord's too; cover pictures of music do not count."""
+    best = container.streams.best("video")
+    videos = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
+    return best if best in videos else next(iter(videos), None)
+
+
+def _demux(container: Any, stream: Any, shape: FileShape, file_bytes: int) -> Track | None:
     from av.error import FFmpegError
 
     context, tick_s = stream.codec_context, float(stream.time_base)
-    codec, extradata, packets, broke_off = context.codec.canonical_name, context.extradata or b"", [], False
+    codec, extradata = context.codec.canonical_name, context.extradata or b""
+    packets, broke_off = [], False
     try:
         for p in container.demux(stream):
             if p.pts is None and p.dts is None and not p.size:  # PyAV's own marker of the end
@@ -162,132 +142,99 @@ def _demux(path: str, container, stream, shape: FileShape) -> Track | None:
             )
     except FFmpegError:
         broke_off = True
-    file_bytes = os.path.getsize(path)
+    # The index, where there is one, tells exactly whether data that it names are missing.
     beyond = any(entry.pos + entry.size > file_bytes for entry in stream.index_entries)
     rate = stream.average_rate or stream.guessed_rate
-    return build_track(
-        packets,
-        containers=frozenset(container.format.name.split(",")),
-        codec=codec,
-        size=(context.width, context.height),
-        tick_s=tick_s,
+    header = Header(
+        frozenset(container.format.name.split(",")),
+        codec,
+        context.width,
+        context.height,
+        tick_s,
         frame_s=1.0 / float(rate) if rate else 0.0,
         claimed_end_s=_claimed_end(container, stream, tick_s),
         is_cut=beyond or broke_off or (shape.is_cut and shape.is_fragmented),
     )
+    return build_track(packets, header)
 
 
-def _claimed_end(container, stream, tick_s: float) -> float | None:
+def _claimed_end(container: Any, stream: Any, tick_s: float) -> float | None:
     """When the header says that the video stream ends, in seconds on the stream's own clock."""
     if not {"mov", "matroska", "flv"} & set(container.format.name.split(",")):
         return None  # elsewhere it is guessed from the very data that may be missing
-    tag = stream.metadata.get("DURATION", "")  # Matroska's, as "00:00:02.000000000"
-    if tag.count(":") == 2:
-        hours, minutes, seconds = tag.split(":")
-        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    tag = stream.metadata.get("DURATION", "").split(":")  # Matroska's, as "00:00:02.000000000"
+    if len(tag) == 3:
+        return 3600 * float(tag[0]) + 60 * float(tag[1]) + float(tag[2])
     if stream.duration:
         return ((stream.start_time or 0) + stream.duration) * tick_s
     # The file's own length is that of its longest stream, which may be the sound.
     return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
 
-def _is_cover(stream) -> bool:
-    return bool(stream.disposition & type(stream.disposition).attached_pic)
-
-
-def _best(container, pictures):
-    best = container.streams.best("video")
-    return best if best is not None and not _is_cover(best) else pictures[0]
-
-
-# ---- the decoders ------------------------------------------------------------------------------------------------
+# ---- the decoders ------------------------------------------------------------------------------------------
 
 
 def _with_decord(path: str, track: Track, wanted: np.ndarray, size: int) -> np.ndarray:
+    """Fetch by index, after comparing decord's frame table with the container's; raises where they differ."""
     import decord
 
     reader = decord.VideoReader(path, num_threads=1)  # at full resolution: its own scaling is not Molmo2's
     if len(reader) != len(track.ticks):
-        raise _NotRight(f"it sees {len(reader)} frames, the container lists {len(track.ticks)}")
-    starts = np.asarray(reader.get_frame_timestamp(list(range(len(reader)))), dtype=np.float64)[:, 0]
-    expected = (track.ticks - track.ticks[0]) * track.tick_s
-    # Its times are float32: on a video of hours they are off by milliseconds, still less than a frame.
-    tolerance = np.maximum(1e-3, 1e-6 * expected)
-    if (np.abs(starts - starts[0] - expected) > tolerance).any():
-        raise _NotRight("its frame times are not the container's")
-
-    def chunks() -> Iterator[np.ndarray]:
-        for at in range(0, len(wanted), CHUNK):
-            frames = reader.get_batch(wanted[at : at + CHUNK].tolist()).asnumpy()
-            if frames.shape[3] != 3 or set(frames.shape[1:3]) != {track.width, track.height}:
-                raise _NotRight(f"its frames have the shape {frames.shape[1:]}")
-            yield frames
-
-    return _gather(chunks(), len(wanted), size)
+        raise RuntimeError(f"it sees {len(reader)} frames, the container lists {len(track.ticks)}")
+    starts_s = np.asarray(reader.get_frame_timestamp(list(range(len(reader)))), dtype=np.float64)[:, 0]
+    listed_s = (track.ticks - track.ticks[0]) * track.tick_s
+    # Its times are float32: in a video of hours they are off by milliseconds, still less than a frame.
+    if (np.abs(starts_s - starts_s[0] - listed_s) > np.maximum(1e-3, 1e-6 * listed_s)).any():
+        raise RuntimeError("its frame times are not the container's")
+    out = np.empty((len(wanted), size, size, 3), dtype=np.uint8)
+    for at in range(0, len(wanted), CHUNK):
+        frames = reader.get_batch(wanted[at : at + CHUNK].tolist()).asnumpy()
+        if frames.shape[3] != 3 or set(frames.shape[1:3]) != {track.header.width, track.header.height}:
+            raise RuntimeError(f"its frames have the shape {frames.shape[1:]}")
+        out[at : at + CHUNK] = resize_frames(frames, size)
+    return out
 
 
 def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int) -> tuple[np.ndarray, str]:
-    """Decode from the start up to the last frame wanted, keeping one frame at full resolution at a time."""
-    import av
+    """Decode from the start to the last frame wanted; one frame at a time is held at full resolution.
 
-    targets, stand_ins = track.ticks[wanted].tolist(), 0
-
-    def chunks() -> Iterator[np.ndarray]:
-        nonlocal stand_ins
-        with av.open(path, metadata_errors="ignore") as container:
-            stream = _best(container, [s for s in container.streams.video if not _is_cover(s)])
-            stream.codec_context.thread_count = 1
-            before, done = None, 0
-            for count, frame in enumerate(container.decode(stream)):
-                tick = count if track.counted else frame.pts
-                # A picture that is listed and does not decode: the one before it stays on the screen.
-                while done < len(targets) and targets[done] < tick:
-                    yield _upright(frame if before is None else before)
-                    done, stand_ins = done + 1, stand_ins + 1
-                if done < len(targets) and targets[done] == tick:
-                    yield _upright(frame)
-                    done += 1
-                if done == len(targets):
-                    return
-                before = frame
-            if before is None:
-                raise video_error(path, "no_frames", "no picture of the video can be decoded")
-            last = count if track.counted else before.pts
-            behind = len(track.ticks) - np.searchsorted(track.ticks, last, side="right")
-            if behind > 2:  # some encoders end on a packet or two without a picture; more is a loss
-                raise video_error(path, "truncated", f"the last {behind} frames cannot be decoded")
-            for _ in targets[done:]:
-                stand_ins += 1
-                yield _upright(before)
-
-    frames = _gather(chunks(), len(wanted), size)
-    return frames, f"{stand_ins} undecodable frame(s) shown as their neighbour" if stand_ins else ""
+    Also tells of pictures that are listed and do not decode: the one before stays on the screen, as it would
+    in a player.
+    """
+    targets = track.ticks[wanted].tolist()
+    out, done, stand_ins = np.empty((len(wanted), size, size, 3), dtype=np.uint8), 0, 0
+    before = None
+    for tick, frame in _frames(path, track.counted):
+        while done < len(targets) and targets[done] <= tick:
+            exact = targets[done] == tick
+            out[done] = resize_frames(_upright(frame if exact or before is None else before), size)[0]
+            done, stand_ins = done + 1, stand_ins + (not exact)
+        if done == len(targets):
+            break
+        before, last_tick = frame, tick
+    if before is None and done == 0:
+        raise video_error(path, "no_frames", "no picture of the video can be decoded")
+    if done < len(targets):
+        behind = int((track.ticks > last_tick).sum())
+        if behind > 2:  # some encoders end with a packet or two that hold no picture; more is a loss
+            raise video_error(path, "truncated", f"the last {behind} frames cannot be decoded")
+        out[done:] = resize_frames(_upright(before), size)
+        stand_ins += len(targets) - done
+    return out, f"{stand_ins} undecodable frame(s) shown as their neighbour" if stand_ins else ""
 
 
-def _upright(frame) -> np.ndarray:
-    """RGB (1, H, W, 3) of a PyAV frame, turned as its metadata say; `rotation` counts degrees counter-clockwise."""
-    pixels = frame.to_ndarray(format="rgb24")
-    return np.rot90(pixels, round(frame.rotation / 90) % 4)[None]
+def _frames(path: str, counted: bool) -> Iterator[tuple[int, Any]]:
+    """Every picture in order of presentation with its tick, decoded on one thread."""
+    with _open(path) as container:
+        stream = _best_stream(container)
+        stream.codec_context.thread_count = 1
+        for count, frame in enumerate(container.decode(stream)):
+            yield (count if counted else frame.pts), frame
 
 
-def _gather(chunks: Iterator[np.ndarray], count: int, size: int) -> np.ndarray:
-    frames, at = np.empty((count, size, size, 3), dtype=np.uint8), 0
-    for chunk in chunks:
-        frames[at : at + len(chunk)] = resize(chunk, size)
-        at += len(chunk)
-    assert at == count, (at, count)
-    return frames
-
-
-def resize(frames: np.ndarray, size: int) -> np.ndarray:
-    """(n, H, W, 3) uint8 -> (n, size, size, 3) uint8, as Molmo2 does it: bilinear, no antialias, no aspect kept."""
-    if frames.shape[1:3] == (size, size):
-        return frames
-    import torch
-
-    pixels = torch.from_numpy(np.ascontiguousarray(frames)).permute(0, 3, 1, 2).float()
-    pixels = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", align_corners=False)
-    return pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+def _upright(frame: Any) -> np.ndarray:
+    """RGB (1, H, W, 3), turned as the metadata say; PyAV counts `rotation` in degrees counter-clockwise."""
+    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)[None]
 
 
 def _first_line(error: BaseException) -> str:
