@@ -201,8 +201,7 @@ class AuxConfig:
     end_weight: float = 0.0  # where `linear` arrives
     ramp_start: int = 0  # step
     ramp_end: int = 0  # step
-    scorer_warmup_steps: int = 0  # auxiliary loss alone, everything but the scorer frozen
-    scorer_warmup_lr: float = 3e-3
+    scorer_warmup_steps: int = 0  # before optim.steps: auxiliary loss alone, all but the scorer frozen
 
     def __post_init__(self) -> None:
         _one_of("aux.schedule", self.schedule, ("constant", "linear"))
@@ -274,6 +273,7 @@ class TrackingConfig:
 class Config:
     seed: int = 0
     output_dir: str = "outputs"
+    init_from: str | None = None  # a saved model folder to start from; null takes backbone.pretrained
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
@@ -324,6 +324,12 @@ def load_config(overrides: list[str] | None = None, experiment: str | None = Non
     layers = [(str(path), _read_yaml(path)) for path in files] + layers
     layers += [(item, OmegaConf.from_dotlist([item])) for item in dots]
     return _merge(layers)
+
+
+def with_method(config: Config, method: str) -> Config:
+    """The same run with another method: what conf/method/<method>.yaml says wins over ``config``."""
+    path = _group_path("method", method)
+    return _merge([("configuration", as_dict(config)), (str(path), _read_yaml(path))])
 
 
 def read_config(path: str | Path) -> Config:

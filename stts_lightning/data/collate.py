@@ -37,6 +37,7 @@ class Collate:
         batch["video_token_pooling"] = window_table(len(batch["frames"]), side, side, self.window)
         batch["asked"] = [sample.asked for sample in samples]
         batch["videos"] = [sample.video for sample in samples]
+        batch["times"] = [sample.times for sample in samples]
         batch["decoders"] = [sample.decoder for sample in samples]
         batch["skipped"] = [problem for sample in samples for problem in sample.skipped]
         return batch

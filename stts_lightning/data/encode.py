@@ -45,6 +45,7 @@ class Sample(NamedTuple):
     tokens: dict[str, Tensor]
     asked: list[Asked]
     video: str
+    times: np.ndarray
     decoder: str
     skipped: list[Any]
 

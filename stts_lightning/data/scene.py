@@ -79,7 +79,7 @@ def paint(scene: Scene, rng: np.random.Generator, config: GeneratedConfig) -> np
         for thing in scene.events:
             if i // per_slot == thing.slot and i < num_frames - 1:
                 _stamp(picture, thing, cell)
-        picture += rng.normal(0, config.noise, picture.shape)
+        picture += config.noise * rng.standard_normal(picture.shape, dtype=np.float32)
         frames[i] = (picture.clip(0, 1) * 255).round()
     return frames
 
@@ -116,8 +116,7 @@ def ask(scene: Scene, num_slots: int) -> list[dict[str, Any]]:
         questions.append({"question": question, "options": list(options), "answer": answer, "category": category})
 
     for event in scene.events:
-        row, column = event.window // GRID * 2 // GRID, event.window % GRID * 2 // GRID
-        add("where", f"Where does the {event.colour} shape appear?", QUADRANTS, row * 2 + column)
+        add("where", f"Where does the {event.colour} shape appear?", QUADRANTS, quadrant_of(event.window))
         add("when", f"When does the {event.colour} shape appear?", THIRDS, third_of(event.slot, num_slots))
         add("shape", f"Which shape does the {event.colour} thing have?", SHAPES, SHAPES.index(event.shape))
     for i, first in enumerate(scene.events):
@@ -127,15 +126,22 @@ def ask(scene: Scene, num_slots: int) -> list[dict[str, Any]]:
     return questions
 
 
-# Classes of the dense labels: what a vision token shows (nothing, or colour and shape).
-DENSE_CLASSES = ["nothing"] + [f"{c} {s}" for c in EVENT_COLOURS | STATIC_COLOURS for s in SHAPES]
+# Classes of the dense labels: what a vision token shows and in which quadrant, like the shortest caption.
+DENSE_CONTENTS = ["nothing"] + [f"{c} {s}" for c in EVENT_COLOURS | STATIC_COLOURS for s in SHAPES]
+DENSE_CLASSES = [f"{content} {quadrant}" for content in DENSE_CONTENTS for quadrant in QUADRANTS]
 
 
 def dense_labels(scene: Scene, num_slots: int) -> list[list[int]]:
     """The class of every window of every sampled frame, [num_slots][windows]: a stand-in for captions."""
-    labels = [[0] * (GRID * GRID) for _ in range(num_slots)]
+    content = [["nothing"] * (GRID * GRID) for _ in range(num_slots)]
     for thing in scene.static + scene.events:
         slots = range(num_slots) if thing.slot < 0 else [thing.slot]
         for slot in slots:
-            labels[slot][thing.window] = DENSE_CLASSES.index(f"{thing.colour} {thing.shape}")
-    return labels
+            content[slot][thing.window] = f"{thing.colour} {thing.shape}"
+    index = {name: i for i, name in enumerate(DENSE_CLASSES)}
+    return [[index[f"{name} {QUADRANTS[quadrant_of(w)]}"] for w, name in enumerate(row)] for row in content]
+
+
+def quadrant_of(window: int) -> int:
+    """Index into QUADRANTS of a window, row * GRID + column."""
+    return window // GRID * 2 // GRID * 2 + window % GRID * 2 // GRID

@@ -16,16 +16,20 @@ class Backbone(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_backbone(config: BackboneConfig) -> Backbone:
-    """`from_pretrained` where a checkpoint is named, else the tiny configuration with random weights."""
-    if config.pretrained is None:
+def load_backbone(config: BackboneConfig, init_from: str | None = None) -> Backbone:
+    """`from_pretrained` where a checkpoint is named, else the tiny configuration with random weights.
+
+    ``init_from`` is a model folder that an earlier run left; it comes before ``config.pretrained``.
+    """
+    source = init_from or config.pretrained
+    if source is None:
         tokenizer = tiny_tokenizer()
         return Backbone(tiny_molmo2(config, tokenizer), tokenizer)
-    where = {"revision": config.revision} if config.revision else {}
+    where = {"revision": config.revision} if config.revision and init_from is None else {}
     model = Molmo2ForConditionalGeneration.from_pretrained(
-        config.pretrained, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, **where
+        source, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, **where
     )
-    return Backbone(model, AutoTokenizer.from_pretrained(config.pretrained, **where))
+    return Backbone(model, AutoTokenizer.from_pretrained(source, **where))
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:

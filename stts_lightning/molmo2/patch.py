@@ -78,6 +78,9 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
                 labels = short.follow(labels, IGNORE)
                 loss_weights = short.follow(loss_weights, 0)
                 subsegment_ids = short.follow(subsegment_ids, -1)
+            else:
+                mask = kwargs.get("attention_mask")
+                pruning.prompt_lengths = (torch.ones_like(input_ids) if mask is None else mask).sum(1).tolist()
         else:
             kwargs.update({name: value for name, value in videos.items() if value is not None})
         if subsegment_ids is not None:

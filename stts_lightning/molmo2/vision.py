@@ -52,12 +52,8 @@ def encode_videos(
     num_patches = pixels_TNC.shape[1]
     check_layer(config, taps)
 
-    x_TND = tower.patch_embedding(pixels_TNC.to(tower.dtype))
-    x_TND = x_TND + tower.positional_embedding[None].to(x_TND)
-    features = {}
-    for i in range(config.layer + 1):
-        x_TND = features[i] = tower.layers[i](x_TND, None)
-
+    features = first_blocks(model, config.layer, pixels_TNC)
+    x_TND = features[config.layer]
     scores = scorer(x_TND, windows)
     bias, packed, mask, selection = None, None, None, None
     if config.percent > 0:
@@ -82,6 +78,27 @@ def encode_videos(
     tokens_KD = model.multi_modal_projector(tapped, table_KP).last_hidden_state
     rows = packed.source_RN.shape[0] if packed is not None else x_TND.shape[0]
     return _result(tokens_KD, scores, selection, windows, rows)
+
+
+def first_blocks(model: Molmo2Model, layer: int, pixels_TNC: Tensor) -> dict[int, Tensor]:
+    """The outputs of ViT blocks 0..layer on whole frames, each (T, N, D)."""
+    tower = model.vision_tower
+    x_TND = tower.patch_embedding(pixels_TNC.to(tower.dtype))
+    x_TND = x_TND + tower.positional_embedding[None].to(x_TND)
+    features = {}
+    for i in range(layer + 1):
+        x_TND = features[i] = tower.layers[i](x_TND, None)
+    return features
+
+
+def score_videos(
+    model: Molmo2Model, scorer: nn.Module, layer: int, pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor
+) -> Scores:
+    """Scores alone, with gradients for the scorer alone: what its warm-up trains on."""
+    pixels_TNC = pixels_TNC.flatten(0, -3)
+    with torch.no_grad():
+        x_TND = first_blocks(model, layer, pixels_TNC)[layer]
+    return scorer(x_TND, describe_windows(pixels_TNC, table_MP, grids_V3))
 
 
 def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor) -> Windows:

@@ -1,22 +1,25 @@
 """Decode the frames that the model sees. MAIN PATH of a video, and the only place that imports a decoder.
 
-file -> checks (files) -> frame table (track) -> sampling times (sample) -> decord, else PyAV -> square frames
+file -> checks (files) -> frame table (container, track) -> times (sample) -> decord or PyAV -> square frames
 
 On a bad file a decoder may hang, or crash the process. `reader.ClipReader` runs this in a process of its own:
 call that one unless the files are known to be good.
 """
 
+import contextlib
 import os
+import re
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
+from stts_lightning.video.clip import Clip, VideoError, video_error
+from stts_lightning.video.container import best_stream, list_packets
 from stts_lightning.video.files import FileShape, check_file
 from stts_lightning.video.patches import resize_frames
 from stts_lightning.video.sample import clip_window, frames_at, sample_times
-from stts_lightning.video.track import Header, Packet, Track, build_track, starts_clean, why_not_decord
-from stts_lightning.video.types import Clip, VideoError, video_error
+from stts_lightning.video.track import Track, why_not_decord
 
 DECODERS = ("auto", "decord", "pyav")
 CHUNK = 4  # frames held at full resolution: four of 1080p take 100 MB as the floats they are resized in
@@ -34,9 +37,10 @@ def decode_clip(
 ) -> Clip:
     """The frames of a video, or of its clip from `start` to `end` seconds, at Molmo2's sampling times.
 
-    Frames are `size` x `size` pixels whatever the video's shape, and upright. "auto" takes decord where it is
-    known to return the right frames and PyAV elsewhere, and says why in `Clip.note`; a decoder that is named is
-    the only one tried. Both work from the same frame table, so they return the same frames.
+    Frames are `size` x `size` pixels whatever the video's shape, and upright. "auto" takes decord where it is known
+    to return the right frames and PyAV elsewhere, and says why in `Clip.note`. A decoder that is named is the only
+    one tried; decord is refused where it is known to be wrong. Both work from the same frame table, so they return
+    the same frames.
 
     Raises VideoError for a video that cannot be read, ValueError for wrong arguments.
     """
@@ -65,11 +69,11 @@ def decode_clip(
     return Clip(frames[place], times, indices, duration_s, used, note)
 
 
-def _fetch(
-    path: str, track: Track, wanted: np.ndarray, size: int, decoder: str
-) -> tuple[np.ndarray, str, str]:
+def _fetch(path: str, track: Track, wanted: np.ndarray, size: int, decoder: str) -> tuple[np.ndarray, str, str]:
     """The frames `wanted` (ascending indices), the decoder that gave them, and the note."""
     reason = why_not_decord(track)
+    if decoder == "decord" and reason:
+        raise video_error(path, "unreadable", f"decord was asked for; {reason}")
     if decoder == "decord" or (decoder == "auto" and not reason):
         try:
             return _with_decord(path, track, wanted, size), "decord", ""
@@ -90,14 +94,16 @@ def _fetch(
 
 
 def _read_track(path: str, shape: FileShape) -> Track:
-    """Read the header and list every packet of the best video stream: 4 microseconds each, none decoded."""
+    """Read the header and the list of packets of the best video stream; nothing is decoded."""
     track, streams = None, "nothing"
     try:
         with _open(path) as container:
             streams = ", ".join(sorted({s.type for s in container.streams})) or streams
-            stream = _best_stream(container)
+            stream = best_stream(container)
             if stream is not None:
-                track = _demux(container, stream, shape, os.path.getsize(path))
+                track = list_packets(container, stream, shape, os.path.getsize(path))
+    except ImportError:
+        raise
     except Exception as error:
         if shape.looks_like_video:
             problem = f"it starts like a video, but its index or data are missing ({_first_line(error)})"
@@ -113,62 +119,18 @@ def _read_track(path: str, shape: FileShape) -> Track:
     return track
 
 
+def load_decoders() -> None:
+    """Import the decoders now, so that the first clip's time limit does not pay for it."""
+    import av  # noqa: F401
+
+    with contextlib.suppress(ImportError):  # there is no decord for some platforms; "auto" does without
+        import decord  # noqa: F401
+
+
 def _open(path: str) -> Any:
     import av
 
     return av.open(path, metadata_errors="ignore")  # a title in a foreign encoding must not stop us
-
-
-def _best_stream(container: Any) -> Any:
-    """FFmpeg's choice among the video streams, which is decord's too; cover pictures of music do not count."""
-    best = container.streams.best("video")
-    videos = [s for s in container.streams.video if not s.disposition & type(s.disposition).attached_pic]
-    return best if best in videos else next(iter(videos), None)
-
-
-def _demux(container: Any, stream: Any, shape: FileShape, file_bytes: int) -> Track | None:
-    from av.error import FFmpegError
-
-    context, tick_s = stream.codec_context, float(stream.time_base)
-    codec, extradata = context.codec.canonical_name, context.extradata or b""
-    packets, broke_off = [], False
-    try:
-        for p in container.demux(stream):
-            if p.pts is None and p.dts is None and not p.size:  # PyAV's own marker of the end
-                continue
-            clean = p.is_keyframe and starts_clean(bytes(p), codec, extradata)
-            packets.append(
-                Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt, clean)
-            )
-    except FFmpegError:
-        broke_off = True
-    # The index, where there is one, tells exactly whether data that it names are missing.
-    beyond = any(entry.pos + entry.size > file_bytes for entry in stream.index_entries)
-    rate = stream.average_rate or stream.guessed_rate
-    header = Header(
-        frozenset(container.format.name.split(",")),
-        codec,
-        context.width,
-        context.height,
-        tick_s,
-        frame_s=1.0 / float(rate) if rate else 0.0,
-        claimed_end_s=_claimed_end(container, stream, tick_s),
-        is_cut=beyond or broke_off or (shape.is_cut and shape.is_fragmented),
-    )
-    return build_track(packets, header)
-
-
-def _claimed_end(container: Any, stream: Any, tick_s: float) -> float | None:
-    """When the header says that the video stream ends, in seconds on the stream's own clock."""
-    if not {"mov", "matroska", "flv"} & set(container.format.name.split(",")):
-        return None  # elsewhere it is guessed from the very data that may be missing
-    tag = stream.metadata.get("DURATION", "").split(":")  # Matroska's, as "00:00:02.000000000"
-    if len(tag) == 3:
-        return 3600 * float(tag[0]) + 60 * float(tag[1]) + float(tag[2])
-    if stream.duration:
-        return ((stream.start_time or 0) + stream.duration) * tick_s
-    # The file's own length is that of its longest stream, which may be the sound.
-    return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
 
 # ---- the decoders ------------------------------------------------------------------------------------------
@@ -226,7 +188,7 @@ def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int) -> tuple[
 def _frames(path: str, counted: bool) -> Iterator[tuple[int, Any]]:
     """Every picture in order of presentation with its tick, decoded on one thread."""
     with _open(path) as container:
-        stream = _best_stream(container)
+        stream = best_stream(container)
         stream.codec_context.thread_count = 1
         for count, frame in enumerate(container.decode(stream)):
             yield (count if counted else frame.pts), frame
@@ -238,6 +200,6 @@ def _upright(frame: Any) -> np.ndarray:
 
 
 def _first_line(error: BaseException) -> str:
-    """A decoder's complaint without its stack trace, at most 160 characters."""
-    lines = str(error).strip().splitlines()
+    """A decoder's complaint in at most 160 characters: no stack trace, and not decord's "[05:31:28] /src/x.cc:27: "."""
+    lines = re.sub(r"\[\d\d:\d\d:\d\d\] \S+:\d+: ", "", str(error)).strip().splitlines()
     return (lines[0] if lines else type(error).__name__)[:160]

@@ -1,21 +1,33 @@
-"""From frames to the patches and windows that Molmo2's vision tower and connector take. Torch only.
+"""From frames to the patches and windows that Molmo2's vision tower and connector take. No decoder.
 
-T: frames; S: side of a frame in pixels; p: side of a patch; N: patches a frame, (S / p) ** 2; w: side of a window.
+T: frames; S: side of a frame in pixels; p: side of a patch; N: patches a frame, (S / p) ** 2; w: side of a
+window, in patches.
 """
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 
 class VideoGrid(NamedTuple):
-    """How many frames, and how many rows and columns of windows each has; one row of Molmo2's `video_grids`."""
+    """How many frames, and how many rows and columns of windows each has: a row of Molmo2's `video_grids`."""
 
     frames: int
     window_rows: int
     window_cols: int
+
+
+def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
+    """(n, H, W, 3) uint8 -> (n, S, S, 3) uint8 as Molmo2 does it: bilinear, no antialias, aspect not kept."""
+    if frames.shape[1:3] == (size, size):
+        return frames
+    # A copy in any case: torch takes neither the negative strides of a turned frame nor a read-only one.
+    pixels = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float()
+    pixels = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=False)
+    return pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def frames_to_patches(frames: Tensor, patch_size: int) -> Tensor:
@@ -29,11 +41,9 @@ def frames_to_patches(frames: Tensor, patch_size: int) -> Tensor:
         raise ValueError(f"frames must be uint8 (T, S, S, 3), got {frames.dtype} {tuple(frames.shape)}")
     count, height, width, _ = frames.shape
     if height % patch_size or width % patch_size:
-        raise ValueError(
-            f"frames of {height} x {width} do not split into patches of {patch_size}: change the size"
-        )
+        raise ValueError(f"frames of {height} x {width} do not split into patches of {patch_size}: change the size")
     rows, cols = height // patch_size, width // patch_size
-    # (x / 255 - 0.5) / 0.5 with the scale folded into mean and deviation, bit for bit as Transformers folds it.
+    # (x / 255 - 0.5) / 0.5 with the scale folded into the mean and deviation, as Transformers does.
     pixels = frames.float().sub_(127.5).div_(127.5)
     pixels = pixels.reshape(count, rows, patch_size, cols, patch_size, 3).transpose(2, 3)
     return pixels.reshape(count, rows * cols, patch_size * patch_size * 3)
@@ -43,9 +53,9 @@ def window_table(num_frames: int, rows: int, cols: int, window: int) -> Tensor:
     """Which patches each w x w window pools: (T * window_rows * window_cols, w * w) int64, Molmo2's
     `video_token_pooling` of one video.
 
-    A patch's number counts through all frames of the video (frame * rows * cols + row * cols + col). -1 stands
-    where a window reaches past a grid that w does not divide; the padding is halved over both sides, the odd
-    row or column going to the bottom or right.
+    A patch's number counts through the frames of the video: frame * rows * cols + row * cols + col. -1 stands
+    where a window reaches past a grid that w does not divide; the padding is halved over both sides, and an
+    odd row or column goes to the bottom or right.
     """
     grid = video_grid(num_frames, rows, cols, window)
     pad_rows, pad_cols = grid.window_rows * window - rows, grid.window_cols * window - cols
@@ -62,7 +72,5 @@ def video_grid(num_frames: int, rows: int, cols: int, window: int) -> VideoGrid:
     Raises ValueError for a number below 1.
     """
     if min(num_frames, rows, cols, window) < 1:
-        raise ValueError(
-            f"frames, rows, cols and window must be at least 1, got {num_frames, rows, cols, window}"
-        )
+        raise ValueError(f"frames, rows, cols and window must be at least 1, got {num_frames, rows, cols, window}")
     return VideoGrid(num_frames, -(-rows // window), -(-cols // window))

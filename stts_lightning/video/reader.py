@@ -1,7 +1,7 @@
 """Read clips in a process that can be killed, for decoders hang and crash on bad files.
 
-`ClipReader` owns one child process, started at the first read. It is no `multiprocessing` child, as DataLoader
-workers may not have any, and it imports neither Lightning nor Transformers.
+`ClipReader` owns one child process, started at the first read. It is not of `multiprocessing`, as DataLoader
+workers may have no such children, and it imports neither Lightning nor Transformers.
 """
 
 import contextlib
@@ -18,19 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from stts_lightning.video.types import Clip, VideoError, video_error
+from stts_lightning.video.clip import Clip, VideoError, video_error
 from stts_lightning.video.worker import LENGTHS, pack, write_all
-
-
-class _Died(Exception):
-    """The child ended before its answer was complete."""
 
 
 class ClipReader:
     """Reads clips with a time limit. Close it, or use it in a `with` block; reading again starts a new child.
 
-    `timeout_s`: for one attempt at one clip. `start_timeout_s`: for the child to import torch, which a cold network
-    disk makes slow. A copy that is pickled, or inherited by a forked process, starts a child of its own.
+    `timeout_s`: for one attempt at one clip. `start_timeout_s`: for the child to import torch, which a cold
+    network disk makes slow. A copy that is pickled, or inherited through a fork, starts a child of its own.
     """
 
     def __init__(self, timeout_s: float = 30.0, start_timeout_s: float = 120.0):
@@ -39,11 +35,13 @@ class ClipReader:
                 raise ValueError(f"{name} must be a positive number of seconds, got {value!r}")
         self.timeout_s = timeout_s
         self.start_timeout_s = start_timeout_s
-        self._forget()
+        self._child: _Child | None = None
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
 
     def read(
         self,
-        path: str | os.PathLike,
+        path: str | os.PathLike[str],
         *,
         size: int,
         max_frames: int,
@@ -52,17 +50,17 @@ class ClipReader:
         end: float | None = None,
         decoder: str = "auto",
     ) -> Clip:
-        """`decode.decode_clip` in the child. With "auto", a decoder that hangs or crashes is killed and the clip is
-        read once more by PyAV alone, which `Clip.note` tells.
+        """`decode.decode_clip` in the child. With "auto", a decoder that hangs or crashes is killed and the
+        clip is read once more by PyAV alone; `Clip.note` then begins with "first attempt".
 
         Raises VideoError (kinds "timeout" and "decoder_crash" too), ValueError for wrong arguments, and
         RuntimeError if the child cannot start.
         """
-        path = os.path.abspath(os.fspath(path))
-        request = {"path": path, "size": size, "max_frames": max_frames, "max_fps": max_fps}
-        request |= {"start": start, "end": end, "decoder": decoder}
-        if self._owner != os.getpid():
-            self.close()  # inherited through a fork: before the lock, which may be held for ever in the copy
+        if self._owner != os.getpid():  # inherited through a fork, and the lock perhaps with it, held for ever
+            self.close()
+            self._owner, self._lock = os.getpid(), threading.Lock()
+        request = {"path": os.path.abspath(os.fspath(path)), "size": size, "max_frames": max_frames}
+        request |= {"max_fps": max_fps, "start": start, "end": end, "decoder": decoder}
         with self._lock:
             try:
                 return self._ask(request)
@@ -70,23 +68,13 @@ class ClipReader:
                 if decoder != "auto" or error.kind not in ("timeout", "decoder_crash"):
                     raise
                 clip = self._ask(request | {"decoder": "pyav"})
-                note = f"first attempt: {error.kind}"
-                return clip._replace(note="; ".join(filter(None, [note, clip.note])))
+                return clip._replace(note="; ".join(filter(None, [f"first attempt: {error.kind}", clip.note])))
 
     def close(self) -> None:
         """End the child, if any. In a forked copy only the copy's ends of the pipes are closed."""
-        process, owner = self._process, self._owner
-        if process is None:
-            return self._forget()
-        if owner == os.getpid():
-            process.kill()  # it holds nothing worth saving, and may be stuck
-            process.wait()
-        else:
-            process.returncode = 0  # not ours to wait for
-        for pipe in (process.stdin, process.stdout):
-            with contextlib.suppress(OSError):
-                pipe.close()
-        self._forget()
+        child, self._child = self._child, None
+        if child is not None:
+            child.end(is_ours=self._owner == os.getpid())
 
     def __enter__(self) -> "ClipReader":
         return self
@@ -102,27 +90,24 @@ class ClipReader:
         return {"timeout_s": self.timeout_s, "start_timeout_s": self.start_timeout_s}
 
     def __setstate__(self, state: dict[str, float]) -> None:
-        self.__init__(**state)
-
-    def _forget(self) -> None:
-        old = getattr(self, "_lock", None)
-        self._process: subprocess.Popen | None = None
-        keep = old is not None and self._owner == os.getpid()
-        self._lock = old if keep else threading.Lock()
-        self._owner = os.getpid()
+        ClipReader.__init__(self, **state)
 
     def _ask(self, request: dict[str, Any]) -> Clip:
-        """One attempt. Whatever interrupts it, the child is ended, or its late answer would be the next one's."""
-        path, process = request["path"], self._running()
+        """One attempt. Whatever interrupts it ends the child, or the late answer would be the next one's."""
+        path = request["path"]
+        if self._child is None or self._child.has_ended():
+            self.close()
+            self._child = _Child(self.start_timeout_s)
+        child = self._child
         try:
-            write_all(process.stdin.fileno(), pack(request))
-            header, frames = _receive(process.stdout.fileno(), time.monotonic() + self.timeout_s)
+            child.send(request)
+            header, frames = child.receive(self.timeout_s)
         except TimeoutError:
             self.close()
             raise video_error(path, "timeout", f"no frames after {self.timeout_s:g} s") from None
-        except (_Died, BrokenPipeError):
+        except (EOFError, BrokenPipeError):
             self.close()
-            raise video_error(path, "decoder_crash", f"the decoder ended {_cause(process)}") from None
+            raise video_error(path, "decoder_crash", f"the decoder ended {child.cause()}") from None
         except BaseException:
             self.close()
             raise
@@ -134,13 +119,14 @@ class ClipReader:
             raise ValueError(header["text"])
         raise RuntimeError(f"{path}: decoding failed in an unforeseen way:\n{header['text']}")
 
-    def _running(self) -> subprocess.Popen:
-        if self._process is not None and self._process.poll() is None:
-            return self._process
-        self.close()
+
+class _Child:
+    """A running `worker` and the two pipes to it."""
+
+    def __init__(self, start_timeout_s: float):
         package_parent = str(Path(__file__).resolve().parents[2])
         search = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-        process = self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [sys.executable, "-m", "stts_lightning.video.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -148,46 +134,57 @@ class ClipReader:
             bufsize=0,
             env=os.environ | {"PYTHONPATH": search, "OMP_NUM_THREADS": "1"},
         )
+        assert self.process.stdin is not None and self.process.stdout is not None
+        self.stdin, self.stdout = self.process.stdin, self.process.stdout
         try:
-            header, _ = _receive(process.stdout.fileno(), time.monotonic() + self.start_timeout_s)
-            reason = header.get("text", "")
-        except (TimeoutError, _Died):
-            header, reason = {}, f"it was silent for {self.start_timeout_s:g} s, or died: {sys.executable}"
+            greeting, _ = self.receive(start_timeout_s)
+            if greeting["status"] != "ready":
+                raise RuntimeError(f"the video decoding process did not start:\n{greeting['text']}")
+        except (TimeoutError, EOFError) as error:
+            self.end(is_ours=True)
+            how = f"after {start_timeout_s:g} s" if isinstance(error, TimeoutError) else f": ended {self.cause()}"
+            raise RuntimeError(f"the video decoding process ({sys.executable}) was not ready {how}") from None
         except BaseException:
-            self.close()
+            self.end(is_ours=True)
             raise
-        if header.get("status") != "ready":
-            self.close()
-            raise RuntimeError(f"the video decoding process did not start: {reason}")
-        return process
 
+    def has_ended(self) -> bool:
+        return self.process.poll() is not None
 
-def _receive(fd: int, deadline: float) -> tuple[dict[str, Any], np.ndarray]:
-    """The next message's header and payload. Raises TimeoutError at the deadline, _Died at the end of the pipe."""
-    lengths = bytearray(LENGTHS.size)
-    _fill(fd, memoryview(lengths), deadline)
-    header_bytes, payload_bytes = LENGTHS.unpack(lengths)
-    header, payload = bytearray(header_bytes), np.empty(payload_bytes, dtype=np.uint8)
-    _fill(fd, memoryview(header), deadline)
-    _fill(fd, memoryview(payload), deadline)
-    return pickle.loads(header), payload
+    def end(self, is_ours: bool) -> None:
+        if is_ours:
+            self.process.kill()  # it holds nothing worth saving, and may be stuck
+            self.process.wait()
+        else:
+            self.process.returncode = 0  # the process that started it waits for it
+        self.stdin.close()
+        self.stdout.close()
 
+    def cause(self) -> str:
+        code = self.process.returncode
+        return f"by the signal {signal.Signals(-code).name}" if code < 0 else f"with the code {code}"
 
-def _fill(fd: int, view: memoryview, deadline: float) -> None:
-    poll = select.poll()  # unlike select, it takes file numbers above 1023
-    poll.register(fd, select.POLLIN)
-    while view:
-        left_s = deadline - time.monotonic()
-        if left_s <= 0 or not poll.poll(left_s * 1000):
-            raise TimeoutError
-        count = os.readv(fd, [view])
-        if count == 0:
-            raise _Died
-        view = view[count:]
+    def send(self, request: dict[str, Any]) -> None:
+        write_all(self.stdin.fileno(), pack(request))  # far smaller than a pipe's buffer: cannot block
 
+    def receive(self, timeout_s: float) -> tuple[dict[str, Any], np.ndarray]:
+        """The next message's header and payload. Raises TimeoutError, or EOFError if the child ends first."""
+        deadline, lengths = time.monotonic() + timeout_s, bytearray(LENGTHS.size)
+        self._fill(memoryview(lengths), deadline)
+        header_bytes, payload_bytes = LENGTHS.unpack(lengths)
+        header, payload = bytearray(header_bytes), np.empty(payload_bytes, dtype=np.uint8)
+        self._fill(memoryview(header), deadline)
+        self._fill(payload.data, deadline)
+        return pickle.loads(header), payload
 
-def _cause(process: subprocess.Popen) -> str:
-    code = process.returncode
-    if code is not None and code < 0:
-        return f"by the signal {signal.Signals(-code).name}"
-    return f"with the code {code}"
+    def _fill(self, view: memoryview, deadline: float) -> None:
+        poll = select.poll()  # unlike select, it takes file numbers above 1023
+        poll.register(self.stdout, select.POLLIN)
+        while view:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not poll.poll(left_s * 1000):
+                raise TimeoutError
+            count = os.readv(self.stdout.fileno(), [view])
+            if count == 0:
+                raise EOFError
+            view = view[count:]

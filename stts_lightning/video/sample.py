@@ -1,8 +1,8 @@
 """When to look: Molmo2's sampling times, and which frame a time shows. Numpy only, no decoder.
 
-Molmo2 trains and evaluates with its time-based sampler in the mode `uniform_last_frame`: two frames a second and
-the last frame while that fits into `max_frames`, else `max_frames` times spread evenly from 0 to the end. The
-numbers differ from those of the Transformers port, which drops the last frame; this module follows the original.
+Molmo2 trains and evaluates with its time-based sampler in the mode `uniform_last_frame`: two frames a second
+and the last frame while that fits into `max_frames`, else `max_frames` times spread evenly from 0 to the end.
+The Transformers port differs, it drops the last frame; this module follows the original.
 
 All times are float64 seconds. `D` is the duration, `F` the most frames, `r` the most frames a second.
 """
@@ -15,9 +15,9 @@ import numpy as np
 def sample_times(duration_s: float, max_frames: int, max_fps: float | None) -> np.ndarray:
     """The times (T,) at which a video of `duration_s` seconds is looked at; T <= max_frames.
 
-    If (F - 1) / r >= D: 0, 1/r, 2/r, ... below D, and then D itself. Else, or without `max_fps`: F even steps from
-    0 to D, both ends included. Nothing is dropped as a duplicate: a video shorter than 1/r has the two times
-    [0, D], and both may show the same frame.
+    If (F - 1) / r >= D: 0, 1/r, 2/r, ... below D, and then D itself. Else, or without `max_fps`: F even steps
+    from 0 to D, both ends included. Nothing is dropped as a duplicate: a video shorter than 1/r has the two
+    times [0, D], and both may show the same frame. F = 1 gives [0].
 
     Raises ValueError for a duration that is not a positive number, `max_frames` < 1 or `max_fps` <= 0.
     """
@@ -38,21 +38,21 @@ def sample_times(duration_s: float, max_frames: int, max_fps: float | None) -> n
 def frames_at(times: np.ndarray, frame_end_times: np.ndarray) -> np.ndarray:
     """Index (T,) int64 of the frame on screen at each of `times` (T,).
 
-    `frame_end_times` (n,), ascending, is when each frame leaves the screen, on the clock of `times`. A frame is on
-    screen until just before its end: the first frame with end > t is taken, and the last frame from there on.
+    `frame_end_times` (n,), ascending, is when each frame leaves the screen, on the clock of `times`. A frame
+    is on screen until just before its end: the first with end > t is taken, and the last frame from there on.
 
     Raises ValueError if there are no frames.
     """
     ends = np.asarray(frame_end_times, dtype=np.float64)
     if ends.ndim != 1 or ends.size == 0:
         raise ValueError(f"frame_end_times must hold at least one time, got shape {ends.shape}")
-    # No tolerance: where t and an end differ by rounding alone, Molmo2 too compares the float64 values as they are.
+    # No tolerance: where t and an end differ by rounding alone, Molmo2 too compares the float64 as they are.
     first_later = np.searchsorted(ends, np.asarray(times, dtype=np.float64), side="right")
     return np.minimum(first_later, ends.size - 1).astype(np.int64)
 
 
 def clip_window(duration_s: float, start: float | None, end: float | None) -> tuple[float, float]:
-    """Where a clip (start, end) of a video begins, and how long it is, in seconds; None means the video's own end.
+    """Where a clip (start, end) of a video begins and how long it is, in seconds; None means no limit.
 
     An `end` past the video is cut to its duration, as the benchmarks' annotations often round up.
 

@@ -34,7 +34,9 @@ def main() -> None:
     try:
         import torch
 
-        from stts_lightning.video.decode import decode_clip
+        from stts_lightning.video.decode import decode_clip, load_decoders
+
+        load_decoders()
     except Exception:
         write_all(answers, pack({"status": "broken", "text": traceback.format_exc()}))
         return
@@ -46,14 +48,14 @@ def main() -> None:
         except Exception as error:
             write_all(answers, pack(_describe(error)))
             continue
-        frames = memoryview(clip.frames.reshape(-1)).cast("B")
-        rest = clip._replace(frames=None)._asdict()
-        write_all(answers, pack({"status": "clip", "shape": clip.frames.shape, "clip": rest}, len(frames)))
-        write_all(answers, frames)
+        rest = clip._asdict()
+        frames = rest.pop("frames")
+        write_all(answers, pack({"status": "clip", "shape": frames.shape, "clip": rest}, frames.nbytes))
+        write_all(answers, frames.reshape(-1).data)
 
 
 def _take_pipes() -> tuple[int, int]:
-    """Keep the pipes for ourselves: what a decoder prints must neither reach the answers nor block on them."""
+    """Keep the pipes to ourselves: what a decoder prints must neither reach the answers nor block."""
     requests, answers = os.dup(0), os.dup(1)
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -90,7 +92,7 @@ def _read_exactly(fd: int, count: int) -> bytes:
 
 
 def _describe(error: Exception) -> dict[str, Any]:
-    from stts_lightning.video.types import VideoError
+    from stts_lightning.video.clip import VideoError
 
     if isinstance(error, VideoError):
         return {"status": "video_error", "error": error}

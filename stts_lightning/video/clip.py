@@ -27,8 +27,8 @@ REMEDIES = {
     "unreadable": "Check the permissions; if the data are damaged, fetch the file again or re-encode it.",
     "not_a_video": "Check that the download did not save an error page or another kind of file.",
     "no_video_stream": "Give a file that has pictures, or drop the sample.",
-    "truncated": "The download or copy stopped early: fetch it again, or ask for a clip inside what is there.",
-    "timeout": "Raise timeout_s if the storage is slow or the video long; else re-encode it or drop the sample.",
+    "truncated": "The download or copy stopped early: fetch it again, or take a clip inside what is there.",
+    "timeout": "Raise timeout_s if the disk is slow or the video long; else re-encode or drop the sample.",
     "decoder_crash": "Re-encode the file (H.264 in MP4 is the safest) or drop the sample.",
     "bad_clip_range": "Correct the clip's start and end; they are seconds from the start of the video.",
     "no_frames": "Re-encode the file or drop the sample.",
@@ -47,7 +47,7 @@ class VideoError(ValueError):
         self.path = path
         self.kind = kind
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:
         return VideoError, (str(self), self.path, self.kind)
 
 

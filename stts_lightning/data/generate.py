@@ -1,0 +1,87 @@
+"""The embedded video-question set: real H.264 files and their questions, made once from a seed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from stts_lightning.config import GeneratedConfig
+from stts_lightning.data.scene import ask, dense_labels, draw_scene, paint
+
+FORMAT = 1  # raise it when scenes, questions or encoding change: old sets are then made anew
+SPLIT_SEEDS = {"train": 0, "eval": 1}
+
+
+class GeneratedSet(NamedTuple):
+    train: Path
+    eval: Path
+
+
+def generated_set(config: GeneratedConfig, say: Callable[[str], None] = print) -> GeneratedSet:
+    """The JSON Lines files of the set, made if they are not there yet.
+
+    The folder's name is a digest of the configuration; it appears whole or not at all, so a killed
+    generation leaves nothing that looks finished.
+    """
+    key = json.dumps({**asdict(config), "root": "", "format": FORMAT}, sort_keys=True)
+    folder = Path(config.root) / hashlib.sha256(key.encode()).hexdigest()[:8]
+    if not folder.is_dir():
+        say(f"Making {config.train_videos} + {config.eval_videos} clips in {folder}, once.")
+        building = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
+        _build(building, config)
+        try:
+            building.rename(folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(building)
+    return GeneratedSet(folder / "train.jsonl", folder / "eval.jsonl")
+
+
+def _build(folder: Path, config: GeneratedConfig) -> None:
+    jobs = []
+    for split, count in (("train", config.train_videos), ("eval", config.eval_videos)):
+        (folder / split).mkdir(parents=True)
+        jobs += [(folder, split, i, config) for i in range(count)]
+    # Spawned, not forked: the caller may hold threads and locks of torch.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
+        rows = list(pool.map(_make_clip, jobs, chunksize=16))
+    for split in SPLIT_SEEDS:
+        lines = [json.dumps(row) for (_, s, _, _), made in zip(jobs, rows, strict=True) if s == split for row in made]
+        (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _make_clip(job: tuple[Path, str, int, GeneratedConfig]) -> list[dict[str, Any]]:
+    folder, split, index, config = job
+    rng = np.random.default_rng([config.seed, SPLIT_SEEDS[split], index])
+    scene = draw_scene(rng, config)
+    name = f"{split}/{index:05d}.mp4"
+    write_h264(folder / name, paint(scene, rng, config), config.fps)
+    rows: list[dict[str, Any]] = []
+    for number, question in enumerate(ask(scene, config.num_slots)):
+        rows.append({"id": f"{split}-{index:05d}-{number:02d}", "video": name, **question})
+    rows[0]["dense"] = dense_labels(scene, config.num_slots)
+    return rows
+
+
+def write_h264(path: Path, frames: np.ndarray, fps: int) -> None:
+    """Encode (F, H, W, 3) uint8 frames as an mp4."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())

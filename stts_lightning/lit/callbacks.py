@@ -1,0 +1,173 @@
+"""What is watched while a run goes on."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+
+from stts_lightning.config import AuxConfig
+from stts_lightning.lit.schedule import aux_weight_at
+from stts_lightning.runs import write_progress
+
+
+class AuxLossSchedule(pl.Callback):
+    """Sets the weight of the auxiliary loss before every step (paper 3.4: constant)."""
+
+    def __init__(self, aux: AuxConfig) -> None:
+        self.aux = aux
+        self.peak: float | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.peak = pl_module.aux_weight
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        assert self.peak is not None
+        step = trainer.global_step - pl_module.warmup_steps
+        pl_module.aux_weight = aux_weight_at(step, self.aux, self.peak)
+
+
+class CountProblems(pl.Callback):
+    """Hands clips that a worker could not read to the data module, which stops the run past its budget."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch["skipped"]:
+            trainer.datamodule.count_problems(batch["skipped"])
+
+
+class KeptTokens(pl.Callback):
+    """Logs the vision tokens of a clip that reach the language model, and the packed rows of the ViT."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pruning = outputs["pruning"]
+        if pruning is None or trainer.global_step % trainer.log_every_n_steps:
+            return
+        kept = pruning.kept_tokens
+        pl_module.log("prune/kept_tokens", sum(kept) / len(kept))
+        pl_module.log("prune/packed_rows", float(pruning.packed_rows))
+
+
+class Throughput(pl.Callback):
+    """Clips and language-model tokens a second: medians over the steps, the first ``warmup`` dropped.
+
+    A step is timed from the end of the one before it, so waiting for data counts; the scorer's warm-up and
+    everything outside training does not.
+    """
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
+        self.seconds: list[float] = []
+        self.samples = 0
+        self.tokens: list[int] = []
+        self._last: float | None = None
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if pl_module.device.type == "cuda":
+            torch.cuda.synchronize()
+        now, last, self._last = time.perf_counter(), self._last, None
+        if outputs["pruning"] is None:
+            return
+        self._last = now
+        if last is not None:
+            self.seconds.append(now - last)
+            self.tokens.append(sum(outputs["pruning"].prompt_lengths))
+            self.samples = len(batch["videos"])
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
+        self._last = None  # the step in which a checkpoint is written is not timed
+
+    @property
+    def samples_per_second(self) -> float | None:
+        kept = self.seconds[self.warmup :]
+        return self.samples / statistics.median(kept) if kept else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        kept = self.seconds[self.warmup :]
+        return statistics.mean(self.tokens[self.warmup :]) / statistics.median(kept) if kept else None
+
+
+def peak_memory_gib() -> float:
+    """Peak of the GPU's allocated memory, or without one of the process's resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20  # Linux counts in KiB
+
+
+class RunProgress(pl.Callback):
+    """Writes what the run is at and how long it will take, for the sweep to read."""
+
+    def __init__(self, run_dir: Path, phase: str, every_s: float = 2.0) -> None:
+        self.run_dir = run_dir
+        self.phase = phase
+        self.every_s = every_s
+        self._started = self._written = 0.0
+        self._first_step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self._started = time.monotonic()
+        self._first_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        now = time.monotonic()
+        if now - self._written < self.every_s:
+            return
+        self._written = now
+        done = trainer.global_step - self._first_step
+        left = (now - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
+        write_progress(self.run_dir, self.phase, trainer.global_step, trainer.max_steps, left)
+
+
+class Decisions(pl.Callback):
+    """Keeps frames, scores and keep-masks of the first evaluation clips, for contact sheets."""
+
+    def __init__(self, num_clips: int = 4) -> None:
+        self.num_clips = num_clips
+        self.clips: list[dict[str, Any]] = []
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        side = pl_module.config.backbone.image_size // pl_module.config.backbone.patch_size
+        patches = batch["pixel_values_videos"].split(batch["video_grids"][:, 0].tolist())
+        for i, video in enumerate(batch["videos"]):
+            if len(self.clips) >= self.num_clips:
+                return
+            self.clips.append(
+                {
+                    "frames": patches_to_pixels(patches[i], side),
+                    "scores": outputs.pruning.scores[i].float().cpu().numpy(),
+                    "keep": outputs.pruning.keep[i].cpu().numpy(),
+                    "times": np.asarray(batch["times"][i]),
+                    "video": video,
+                }
+            )
+
+    def save(self, path: Path) -> None:
+        """One padded array a key; ``num_frames`` says how many frames of each clip are real."""
+        longest = max(len(clip["times"]) for clip in self.clips)
+
+        def padded(name: str) -> np.ndarray:
+            rows = [clip[name] for clip in self.clips]
+            return np.stack([np.pad(r, [(0, longest - len(r))] + [(0, 0)] * (r.ndim - 1)) for r in rows])
+
+        np.savez_compressed(
+            path,
+            **{name: padded(name) for name in ("frames", "scores", "keep", "times")},
+            num_frames=[len(clip["times"]) for clip in self.clips],
+            videos=[clip["video"] for clip in self.clips],
+        )
+
+
+def patches_to_pixels(patches_FNC: torch.Tensor, side: int) -> np.ndarray:
+    """Normalised patches back to (F, S, S, 3) uint8 pictures."""
+    patch = int((patches_FNC.shape[-1] // 3) ** 0.5)
+    x = patches_FNC.float().cpu().view(-1, side, side, patch, patch, 3).transpose(2, 3)
+    pixels = x.reshape(len(patches_FNC), side * patch, side * patch, 3) * 0.5 + 0.5
+    return (pixels * 255).round().clamp(0, 255).byte().numpy()

@@ -1,0 +1,117 @@
+"""The LightningModule: a pruned Molmo2, its losses and its three learning rates."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
+from torchmetrics import MeanMetric
+
+from stts_lightning.config import Config, as_dict
+from stts_lightning.lit.schedule import cosine_with_warmup, warmup_steps
+from stts_lightning.metrics.answers import Prediction, read_answers
+from stts_lightning.molmo2.load import Backbone
+from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
+from stts_lightning.molmo2.vision import score_videos
+from stts_lightning.prune.scorers import PRESETS
+
+MODEL_INPUTS = (
+    "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",
+    "pixel_values_videos", "video_token_pooling", "video_grids",
+)  # fmt: skip
+
+
+class STTSModule(pl.LightningModule):
+    """Task loss on the answer tokens plus the weighted auxiliary loss (paper 3.4).
+
+    ``aux_weight`` is set by the `AuxLossSchedule` callback. For the first ``scorer_warmup_steps`` steps the
+    scorer learns from the auxiliary loss alone, everything else frozen. Pass ``handle`` for a model that is
+    pruned already.
+    """
+
+    def __init__(self, config: Config, backbone: Backbone, handle: PruneHandle | None = None) -> None:
+        super().__init__()
+        self.save_hyperparameters({"config": as_dict(config)})  # plain containers: torch.load trusts no others
+        self.config = config
+        self.model = backbone.model
+        self.handle = handle or apply_stts(self.model, config.prune)
+        self.warmup_steps = warmup_steps(config.aux, config.prune.method == "stts")
+        preset = PRESETS[config.prune.preset]
+        self.aux_weight = preset.aux_weight if config.aux.weight is None else config.aux.weight
+        self.predictions: list[Prediction] = []
+        self.kept_tokens = MeanMetric()
+
+    def forward(self, batch: dict[str, Any], **extra: Any) -> PrunedOutput:
+        return self.model(**{name: batch[name] for name in MODEL_INPUTS}, **extra)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        if self.global_step < self.warmup_steps:
+            return self._scorer_step(batch)
+        out = self(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])
+        loss = out.loss
+        self.log("train/task_loss", loss.detach())
+        if out.pruning.aux_loss is not None:
+            loss = loss + self.aux_weight * out.pruning.aux_loss
+            self.log("train/aux_loss", out.pruning.aux_loss.detach(), prog_bar=True)
+            self.log("train/aux_weight", float(self.aux_weight))
+        self.log("train/loss", loss.detach(), prog_bar=True)
+        return {"loss": loss, "pruning": out.pruning}
+
+    def _scorer_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        videos = [batch[name] for name in ("pixel_values_videos", "video_token_pooling", "video_grids")]
+        scores = score_videos(self.model.model, self.handle.scorer, self.config.prune.layer, *videos)
+        assert scores.aux_loss is not None
+        self.log("train/aux_loss", scores.aux_loss.detach(), prog_bar=True)
+        return {"loss": scores.aux_loss, "pruning": None}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> PrunedOutput:
+        out = self(batch)
+        self.predictions += read_answers(out.logits, out.pruning.token_index, batch["asked"], batch["videos"])
+        for kept in out.pruning.kept_tokens:
+            self.kept_tokens.update(kept)
+        return out
+
+    def on_validation_epoch_start(self) -> None:
+        self.predictions = []
+        self.kept_tokens.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        hits = [prediction.correct for prediction in self.predictions]
+        self.log("val/accuracy", sum(hits) / max(len(hits), 1), prog_bar=True)
+        self.log("prune/kept_tokens", self.kept_tokens.compute())
+
+    def configure_optimizers(self) -> Any:
+        optim = self.config.optim
+        optimizer = AdamW(
+            parameter_groups(self, optim.lr_language, optim.lr_vision, optim.lr_scorer),
+            betas=(optim.betas[0], optim.betas[1]),
+            eps=optim.eps,
+            weight_decay=optim.weight_decay,
+        )
+
+        def share(step: int) -> float:  # the scorer's warm-up runs at the peak, before the schedule begins
+            return 1.0 if step < self.warmup_steps else cosine_with_warmup(step - self.warmup_steps, optim)
+
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Global norm, for each group by itself as Molmo2 does."""
+        for group in optimizer.param_groups:
+            torch.nn.utils.clip_grad_norm_(group["params"], self.config.optim.clip_norm)
+
+
+def parameter_groups(module: STTSModule, lr_language: float, lr_vision: float, lr_scorer: float) -> list[dict]:
+    """Three named groups (paper 4.1): language model, ViT with projector, scorer. Empty ones are left out."""
+    scorer = {id(p) for p in module.handle.scorer.parameters()}
+    inner = module.model.model
+    vision = {id(p) for part in (inner.vision_tower, inner.multi_modal_projector) for p in part.parameters()}
+    members: dict[str, list[Tensor]] = {"language": [], "vision": [], "scorer": []}
+    for parameter in module.model.parameters():
+        name = "scorer" if id(parameter) in scorer else "vision" if id(parameter) in vision else "language"
+        members[name].append(parameter)
+    rates = {"language": lr_language, "vision": lr_vision, "scorer": lr_scorer}
+    return [{"name": name, "params": members[name], "lr": rates[name]} for name in members if members[name]]

@@ -1,0 +1,66 @@
+"""Saving a pruned model, and a loader that checks what it loads."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer, Molmo2ForConditionalGeneration, PreTrainedTokenizerBase
+
+from stts_lightning.config import PruneConfig
+from stts_lightning.molmo2.patch import PruneHandle, apply_stts
+
+SETTINGS, SCORER = "stts.json", "token_scorer.safetensors"
+
+
+class Pruned(NamedTuple):
+    model: Molmo2ForConditionalGeneration
+    handle: PruneHandle
+    tokenizer: PreTrainedTokenizerBase
+
+
+def save_pruned(handle: PruneHandle, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+    """A stock Molmo2 checkpoint with the scorer and its settings in two files beside it.
+
+    Stock transformers loads the folder as the unpruned model; `load_pruned` loads both. The handle stays valid.
+    """
+    folder = Path(folder)
+    model, config = handle.model, handle.config
+    scorer = handle.scorer
+    handle.remove()
+    try:
+        model.save_pretrained(folder)
+    finally:
+        apply_stts(model, config)
+        model.model.vision_tower.token_scorer = scorer
+    tokenizer.save_pretrained(folder)
+    save_file({name: value.contiguous() for name, value in scorer.state_dict().items()}, folder / SCORER)
+    (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+
+
+def load_pruned(folder: str | Path, *, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> Pruned:
+    """Load what `save_pruned` wrote, scorer included.
+
+    Raises:
+        ValueError: the folder has no settings or no scorer, or the scorer's weights do not fit them.
+    """
+    folder = Path(folder)
+    for name in (SETTINGS, SCORER):
+        if not (folder / name).is_file():
+            raise ValueError(
+                f"{folder} has no {name}: it is not a model that save_pruned wrote. "
+                "For a stock checkpoint use from_pretrained and apply_stts."
+            )
+    config = PruneConfig(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+    model = Molmo2ForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    handle = apply_stts(model, config)
+    weights = load_file(folder / SCORER)
+    try:
+        handle.scorer.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ValueError(f"{folder / SCORER} does not fit {SETTINGS}: {error}") from None
+    return Pruned(model, handle, AutoTokenizer.from_pretrained(folder))

@@ -1,0 +1,148 @@
+"""One run, read from top to bottom: seed, data, module, callbacks, logger, trainer, fit, evaluate, leave results."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from stts_lightning.config import Config
+from stts_lightning.data.datamodule import VideoQuestionData
+from stts_lightning.lit.callbacks import (
+    AuxLossSchedule,
+    CountProblems,
+    Decisions,
+    KeptTokens,
+    RunProgress,
+    Throughput,
+    peak_memory_gib,
+)
+from stts_lightning.lit.module import STTSModule
+from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
+from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
+from stts_lightning.molmo2.checkpoint import save_pruned
+from stts_lightning.molmo2.load import load_backbone
+from stts_lightning.runs import Result, RunDir, git_commit, write_progress, write_result
+
+
+def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None) -> Result:
+    """Train and evaluate one configuration; everything it leaves lies in ``run_dir``.
+
+    An interrupted run is taken up from its last checkpoint by the same call.
+    """
+    run = RunDir(Path(run_dir))
+    run.path.mkdir(parents=True, exist_ok=True)
+    write_progress(run.path, "starting")
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_num_threads(config.trainer.num_threads)
+
+    backbone = load_backbone(config.backbone, config.init_from)
+    data = VideoQuestionData(config, backbone.tokenizer)
+    module = STTSModule(config, backbone)
+
+    phase = "pretraining" if config.optim.dense_weight > 0 else "training"
+    throughput, decisions = Throughput(config.trainer.throughput_warmup), Decisions()
+    callbacks = [
+        AuxLossSchedule(config.aux),
+        CountProblems(),
+        KeptTokens(),
+        throughput,
+        decisions,
+        RunProgress(run.path, phase),
+        ModelCheckpoint(
+            run.checkpoints, filename="{step}", every_n_train_steps=config.trainer.checkpoint_every, save_last=True
+        ),
+    ]
+
+    logger, run_id = False, None
+    if config.tracking.enabled:
+        run_id = start_run(config, run.path, name=run.path.name, parent_run_id=parent_run_id, tags={"phase": phase})
+        logger = mlflow_logger(config, run_id)
+    trainer = build_trainer(config, module, callbacks, logger)
+
+    last = run.checkpoints / "last.ckpt"
+    resume = last if last.is_file() else None
+    started = time.perf_counter()
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        train_seconds = time.perf_counter() - started
+        write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)
+        started = time.perf_counter()
+        trainer.validate(module, datamodule=data, verbose=False)
+        eval_seconds = time.perf_counter() - started
+    except BaseException:
+        if run_id is not None:
+            finish_run(run_id, None, run.path, status="FAILED")
+        raise
+
+    predictions = module.predictions
+    hits, videos = [p.correct for p in predictions], [p.video for p in predictions]
+    accuracy = clustered_accuracy(hits, videos)
+    result = Result(
+        method=config.prune.method,
+        prune_percent=config.prune.percent,
+        seed=config.seed,
+        accuracy=accuracy.mean,
+        accuracy_stderr=accuracy.stderr,
+        kept_tokens=float(trainer.callback_metrics["prune/kept_tokens"]),
+        samples_per_second=throughput.samples_per_second,
+        tokens_per_second=throughput.tokens_per_second,
+        peak_memory_gib=peak_memory_gib(),
+        train_seconds=train_seconds,
+        eval_seconds=eval_seconds,
+        num_questions=len(predictions),
+        by_category=by_category(hits, [p.category for p in predictions]),
+        checkpoint=str(run.model),
+        git_commit=git_commit(),
+    )
+    if trainer.is_global_zero:
+        lines = [json.dumps(prediction.row()) for prediction in predictions]
+        run.predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        decisions.save(run.decisions)
+        save_pruned(module.handle, backbone.tokenizer, run.model)
+        write_result(run.path, result)
+        write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
+        if run_id is not None:
+            finish_run(run_id, result, run.path, status="FINISHED")
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ holds what a finished run leaves
+    return result
+
+
+def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callback], logger: object) -> pl.Trainer:
+    settings = config.trainer
+    return pl.Trainer(
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        num_nodes=settings.num_nodes,
+        strategy=settings.strategy,
+        precision=settings.precision,
+        max_steps=config.optim.steps + module.warmup_steps,
+        accumulate_grad_batches=config.optim.accumulate,
+        gradient_clip_val=config.optim.clip_norm,
+        limit_val_batches=1.0,
+        num_sanity_val_steps=0,
+        val_check_interval=None,
+        check_val_every_n_epoch=None,  # evaluated once, after training
+        log_every_n_steps=settings.log_every,
+        enable_progress_bar=settings.progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # StepSampler shares the data out itself
+        callbacks=callbacks,
+        logger=logger,
+    )
+
+
+def describe(result: Result) -> str:
+    """One line on a finished run."""
+    stderr = "" if result.accuracy_stderr is None else f" +- {result.accuracy_stderr:.3f}"
+    return (
+        f"{result.method} k={result.prune_percent:g} seed={result.seed}: accuracy {result.accuracy:.3f}{stderr}, "
+        f"{result.kept_tokens:.0f} vision tokens a clip; "
+        + ", ".join(f"{k} {v:.2f}" for k, v in asdict(result)["by_category"].items())
+    )
