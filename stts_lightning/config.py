@@ -151,7 +151,8 @@ class DataConfig:
     questions_per_clip: int = 16  # at most; they share the clip's tokens in one sequence
     max_text_tokens: int = 2048
     num_workers: int = 1
-    frame_cache_mib: int = 512  # decoded clips kept by each worker
+    frame_cache_mib: int = 512  # decoded clips kept in memory by each worker
+    frame_cache_dir: str | None = None  # and on disk, for the runs that follow; null keeps none
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
 
     def __post_init__(self) -> None:

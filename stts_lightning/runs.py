@@ -144,7 +144,7 @@ def write_json(path: Path, body: Any) -> None:
 
 def config_hash(config: Config) -> str:
     """8 hex digits over every value that changes what the run computes."""
-    return digest({key: value for key, value in _hashed(config).items()})
+    return digest(hashed(config))
 
 
 def digest(values: Mapping[str, Any]) -> str:
@@ -155,7 +155,7 @@ def digest(values: Mapping[str, Any]) -> str:
 
 def differences(one: Config, other: Config) -> list[str]:
     """``key: one != other`` for the hashed values that differ."""
-    left, right = _hashed(one), _hashed(other)
+    left, right = hashed(one), hashed(other)
     keys = sorted(set(left) | set(right))
     return [f"{key}: {left.get(key)} != {right.get(key)}" for key in keys if left.get(key) != right.get(key)]
 
@@ -170,7 +170,8 @@ def git_commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def _hashed(config: Config) -> dict[str, Any]:
+def hashed(config: Config) -> dict[str, Any]:
+    """The flattened values that change what a run computes."""
     values = {key: value for key, value in flatten(config).items() if not key.startswith(_NOT_HASHED)}
     if values.get("init_from"):  # the same checkpoint if the outputs were moved as a whole
         values["init_from"] = os.path.relpath(values["init_from"], config.output_dir)

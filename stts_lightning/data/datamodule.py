@@ -93,7 +93,14 @@ class VideoQuestionData(pl.LightningDataModule):
         side = -(-backbone.image_size // backbone.patch_size // backbone.window)
         encoder = Encoder(self.tokenizer, side, data.max_text_tokens, dense_weight)
         return VideoQuestions(
-            clips, encoder, self.config.video, backbone, data.questions_per_clip, data.frame_cache_mib, strict
+            clips,
+            encoder,
+            self.config.video,
+            backbone,
+            data.questions_per_clip,
+            data.frame_cache_mib,
+            data.frame_cache_dir,
+            strict,
         )
 
     def _loader(self, dataset: VideoQuestions, **how: Any) -> DataLoader:
@@ -104,8 +111,6 @@ class VideoQuestionData(pl.LightningDataModule):
             collate_fn=Collate(pad_id, backbone.image_size // backbone.patch_size, backbone.window),
             num_workers=workers,
             persistent_workers=workers > 0,
-            # A clone of the parent would hold its threads' locks; decoders open inside the worker anyway.
-            multiprocessing_context="spawn" if workers else None,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator().manual_seed(self.config.seed),  # private: resume must not shift the global one
             **how,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from typing import Any
-
 import torch
 from torch.utils.data import Dataset
 
 from stts_lightning.config import BackboneConfig, VideoConfig
+from stts_lightning.data.cache import ClipCache
 from stts_lightning.data.encode import Encoder, Sample
 from stts_lightning.data.records import ClipRecord, Problem, Question
 from stts_lightning.video.clip import Clip, VideoError
@@ -32,15 +30,20 @@ class VideoQuestions(Dataset[Sample]):
         backbone: BackboneConfig,
         questions_per_clip: int,
         cache_mib: int,
+        cache_dir: str | None,
         strict: bool,
     ) -> None:
-        self.items = split_questions(clips, questions_per_clip)
+        self.items = [(clip, group) for clip in clips for group in encoder.groups(clip.questions, questions_per_clip)]
         self.encoder = encoder
-        self.video = video
-        self.backbone = backbone
         self.strict = strict
         self.reader = ClipReader(timeout_s=video.decode_timeout_s)
-        self.cache = ClipCache(cache_mib * 2**20)
+        self.sampling = {
+            "size": backbone.image_size,
+            "max_frames": video.max_frames,
+            "max_fps": video.fps,
+            "decoder": video.decoder,
+        }
+        self.cache = ClipCache(cache_mib * 2**20, cache_dir, self.sampling)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -58,7 +61,7 @@ class VideoQuestions(Dataset[Sample]):
         raise ValueError(f"{len(skipped)} clips in a row cannot be read; the first: {skipped[0]}")
 
     def _sample(self, record: ClipRecord, questions: tuple[Question, ...], skipped: list[Problem]) -> Sample:
-        clip = self._read(record)
+        clip = self.cache.read(record, self._decode)
         tokens, asked = self.encoder.encode(clip.times, questions, record.dense)
         side = self.encoder.window_rows
         return Sample(
@@ -72,49 +75,5 @@ class VideoQuestions(Dataset[Sample]):
             skipped=skipped,
         )
 
-    def _read(self, record: ClipRecord) -> Clip:
-        key = (record.video, record.start, record.end)
-        clip = self.cache.get(key)
-        if clip is None:
-            clip = self.reader.read(
-                str(record.video),
-                size=self.backbone.image_size,
-                max_frames=self.video.max_frames,
-                max_fps=self.video.fps,
-                start=record.start,
-                end=record.end,
-                decoder=self.video.decoder,
-            )
-            self.cache.put(key, clip)
-        return clip
-
-
-class ClipCache:
-    """The clips used last, up to a number of bytes: a small set is decoded once, a large one streams."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.bytes = 0
-        self.clips: OrderedDict[Any, Clip] = OrderedDict()
-
-    def get(self, key: Any) -> Clip | None:
-        clip = self.clips.get(key)
-        if clip is not None:
-            self.clips.move_to_end(key)
-        return clip
-
-    def put(self, key: Any, clip: Clip) -> None:
-        self.clips[key] = clip
-        self.bytes += clip.frames.nbytes
-        while self.bytes > self.max_bytes:
-            _, oldest = self.clips.popitem(last=False)
-            self.bytes -= oldest.frames.nbytes
-
-
-def split_questions(clips: list[ClipRecord], questions_per_clip: int) -> list[tuple[ClipRecord, tuple[Question, ...]]]:
-    """Each clip with its questions, in groups of at most ``questions_per_clip``."""
-    items = []
-    for clip in clips:
-        for start in range(0, len(clip.questions), questions_per_clip):
-            items.append((clip, clip.questions[start : start + questions_per_clip]))
-    return items
+    def _decode(self, record: ClipRecord) -> Clip:
+        return self.reader.read(str(record.video), start=record.start, end=record.end, **self.sampling)

@@ -86,20 +86,42 @@ class Encoder:
             ids += [*self._ids(frame_prefix(float(seconds), first=i == 0)), start, *[patch] * windows, end]
         return ids
 
+    def _branch(self, question: Question) -> tuple[list[int], list[int]]:
+        prompt = self._ids(user_turn(question_text(question.text, list(question.options))))
+        return prompt, [self.letter_ids[question.answer], *self._ids(EOS)]
+
+    def groups(self, questions: tuple[Question, ...], at_most: int) -> list[tuple[Question, ...]]:
+        """The questions of a clip in order, cut so that each group fits one sequence.
+
+        Raises:
+            ValueError: one question alone is longer than ``max_text_tokens``; names it.
+        """
+        groups: list[list[Question]] = [[]]
+        room = self.max_text_tokens
+        for question in questions:
+            prompt, answer = self._branch(question)
+            length = len(prompt) + len(answer)
+            if length > self.max_text_tokens:
+                raise ValueError(
+                    f"question {question.id} is {length} tokens long, more than data.max_text_tokens="
+                    f"{self.max_text_tokens}. Raise it or shorten the question."
+                )
+            if length > room or len(groups[-1]) == at_most:
+                groups.append([])
+                room = self.max_text_tokens
+            groups[-1].append(question)
+            room -= length
+        return [tuple(group) for group in groups]
+
     def encode(
         self, times: np.ndarray, questions: tuple[Question, ...], dense: Any = None
     ) -> tuple[dict[str, Tensor], list[Asked]]:
-        """The sequence of one clip. Questions past ``max_text_tokens`` are refused.
-
-        Raises:
-            ValueError: the text of the questions is longer than ``max_text_tokens``.
-        """
+        """The sequence of one clip, and where each answer is predicted."""
         prefix = self.prefix(times)
         ids, labels, weights = list(prefix), [IGNORE] * len(prefix), [0.0] * len(prefix)
         positions, subsegments, asked = list(range(len(prefix))), [SHARED_PREFIX] * len(prefix), []
         for branch, question in enumerate(questions):
-            prompt = self._ids(user_turn(question_text(question.text, list(question.options))))
-            answer = [self.letter_ids[question.answer], *self._ids(EOS)]
+            prompt, answer = self._branch(question)
             letters = self.letter_ids[: len(question.options)]
             asked.append(Asked(question, len(ids) + len(prompt) - 1, letters))
             length = len(prompt) + len(answer)
@@ -108,11 +130,6 @@ class Encoder:
             weights += [0.0] * len(prompt) + [1.0] * len(answer)
             positions += range(len(prefix), len(prefix) + length)
             subsegments += [branch] * length
-        if len(ids) - len(prefix) > self.max_text_tokens:
-            raise ValueError(
-                f"{len(ids) - len(prefix)} text tokens in {len(questions)} questions on one clip; at most "
-                f"data.max_text_tokens={self.max_text_tokens}. Lower data.questions_per_clip."
-            )
         input_ids = torch.tensor(ids)
         tokens = {
             "input_ids": input_ids,

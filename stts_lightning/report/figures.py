@@ -120,12 +120,12 @@ def contact_sheet(
     frames, times = next(iter(clips.values()))[:2]
     columns = np.unique(np.linspace(0, len(frames) - 1, min(max_frames, len(frames))).round().astype(int))
     lines: list[tuple[str, str, str, list[np.ndarray]]] = []
-    lines.append(("All tokens", "", "#000000", [_upscaled(frames[i]) for i in columns]))
+    lines.append(("All tokens", "", "#000000", [frames[i] for i in columns]))
     for method, (frames, _, keep) in clips.items():
         share = f"{100 * (1 - keep.mean()):.0f} % pruned"
-        shaded = [_upscaled(_shade(frames[i], keep[i])) for i in columns]
+        shaded = [_shade(frames[i], keep[i]) for i in columns]
         lines.append((style(method)[2], share, style(method)[0], shaded))
-    _save(_grid(lines, [f"{times[i]:.1f} s" for i in columns], name), path)
+    _save(_grid(lines, [f"{times[i]:.1f} s" for i in columns], f"{name}: pruned windows are dark"), path)
 
 
 def _load(file: str | Path) -> dict[str, np.ndarray]:
@@ -158,18 +158,14 @@ def _shade(frame: np.ndarray, keep: np.ndarray) -> np.ndarray:
     return np.where(pruned, dark, frame).astype(np.uint8)
 
 
-def _upscaled(frame: np.ndarray, pixels: int = 240) -> np.ndarray:
-    """Whole-number nearest neighbour, so that a small frame stays sharp."""
-    factor = max(1, round(pixels / frame.shape[0]))
-    return frame.repeat(factor, axis=0).repeat(factor, axis=1)
-
-
 def _grid(lines: Sequence[tuple[str, str, str, list[np.ndarray]]], times: Sequence[str], title: str) -> Figure:
     rows, columns, label = len(lines), len(times), 1.15  # the label column's width, in cells
-    figure = Figure(figsize=(1.35 * (columns + label), 1.35 * rows + 0.55), dpi=150)
+    header = 0.45  # inches
+    height = 1.35 * rows + header
+    figure = Figure(figsize=(1.35 * (columns + label), height), dpi=150)
     grid = figure.add_gridspec(
         rows, columns + 1, width_ratios=[label] + [1] * columns, wspace=0.04, hspace=0.04,
-        left=0.01, right=0.99, bottom=0.01, top=1 - 0.55 / (1.35 * rows + 0.55),
+        left=0.01, right=0.99, bottom=0.01, top=1 - header / height,
     )  # fmt: skip
     for r, (name, share, colour, images) in enumerate(lines):
         text = figure.add_subplot(grid[r, 0])
@@ -178,7 +174,7 @@ def _grid(lines: Sequence[tuple[str, str, str, list[np.ndarray]]], times: Sequen
         text.text(0.95, 0.45, share, ha="right", va="top", fontsize=8.5, color=_GREY)
         for c, image in enumerate(images):
             axes = figure.add_subplot(grid[r, c + 1])
-            axes.imshow(image, interpolation="nearest")
+            axes.imshow(image, interpolation="auto")  # nearest when a small frame is enlarged, else smoothed
             axes.set_xticks([])
             axes.set_yticks([])
             axes.spines[:].set_color("#BBBBBB")

@@ -112,8 +112,7 @@ def _read_track(path: str, shape: FileShape) -> Track:
     if track is None and shape.is_cut:
         raise video_error(path, "truncated", "the file was cut before its first complete picture")
     if stream is None:
-        problem = f"the file holds {streams} and no video stream"
-        raise video_error(path, "no_video_stream", problem)
+        raise video_error(path, "no_video_stream", f"the file holds {streams} and no video stream")
     if track is None or not track.duration_s > 0:
         raise video_error(path, "no_frames", "the video stream has no frames, or none with a time")
     return track

@@ -87,8 +87,9 @@ def test_selecting_twice_gives_the_same(videos, tenths_of_percent):
 
 
 def test_the_paper_s_counts_survive_floating_point():
-    # Table 6: floor(40 % of 64 x 81) and, where 0.7 * 10 * 10 in floating point falls below 70, an exact 70.
-    assert prune_count(40.0, 64, 81) == 2073 and prune_count(70.0, 10, 10) == 70
+    # Table 6: floor(40 % of 64 x 81). And 29 % of 100 windows, which floating point puts below 29.
+    assert prune_count(40.0, 64, 81) == 2073
+    assert int(0.29 * 100) == 28 and prune_count(29.0, 10, 10) == 29
 
 
 @pytest.mark.parametrize("percent", [100, 100.0])

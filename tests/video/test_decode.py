@@ -54,14 +54,14 @@ KINDS = {
     "h264.flv": ({}, "pyav", "flv"),
     "raw.h264": ({"fps": 25}, "pyav", "h264"),
     "hevc_closed.mp4": ({"codec": "libx265", "options": {"x265-params": "log-level=none:open-gop=0"}}, "decord", ""),
-    "hevc_open.mp4": ({"codec": "libx265", "options": {"x265-params": "log-level=none:open-gop=1"}}, "pyav", "open GOP"),
+    "hevc_open.mp4": ({"codec": "libx265", "options": {"x265-params": "log-level=none:open-gop=1"}}, "pyav", "GOP"),
     "h264_open.mp4": (
         {"options": {"x264-params": "open-gop=1:keyint=12:bframes=3:b-adapt=0:scenecut=0"}, "frames": 90},
         "pyav",
         "open GOP",
     ),
     "refresh.mp4": ({"options": {"x264-params": "intra-refresh=1:keyint=15"}, "frames": 90}, "pyav", "intra refresh"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", KINDS)

@@ -1,0 +1,71 @@
+# make help lists the targets. Everything runs in .venv, which the Makefile makes itself.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+RUN := $(BIN)/python -m stts_lightning
+
+# Variables of the user, each with what it sets.
+PRUNE ?=
+METHODS ?=
+SEEDS ?=
+DATA ?=
+EVAL_DATA ?=
+BACKBONE ?=
+QUICK ?=
+TRAINER ?=
+METHOD ?=
+MODEL ?=
+ARGS ?=
+
+COMMON := $(if $(BACKBONE),backbone=$(BACKBONE)) \
+          $(if $(TRAINER),trainer=$(TRAINER)) \
+          $(if $(DATA),data=files 'data.train=$(DATA)') \
+          $(if $(EVAL_DATA),'data.eval=$(EVAL_DATA)')
+EXPERIMENT := $(if $(filter-out 0,$(QUICK)),quick,sweep)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup sweep train eval dashboard test test-slow lint clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
+	@echo
+	@echo "  PRUNE=30,40,50  METHODS=stts,random,heuristic  SEEDS=0,1  DATA=path/to/qa.jsonl  EVAL_DATA=..."
+	@echo "  BACKBONE=tiny|molmo2_4b  TRAINER=auto|cpu  QUICK=1  ARGS='section.key=value ...'"
+
+setup: $(STAMP) ## make the virtual environment and install everything
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+sweep: setup ## train and compare methods: make sweep PRUNE=30,40,50
+	$(RUN) sweep --experiment $(EXPERIMENT) $(COMMON) \
+		$(if $(PRUNE),'sweep.percents=[$(PRUNE)]') $(if $(METHODS),'sweep.methods=[$(METHODS)]') \
+		$(if $(SEEDS),'sweep.seeds=[$(SEEDS)]') $(ARGS)
+
+train: setup ## train one model: make train METHOD=stts PRUNE=50
+	$(RUN) train $(COMMON) $(if $(METHOD),method=$(METHOD)) $(if $(PRUNE),prune.percent=$(PRUNE)) $(ARGS)
+
+eval: setup ## evaluate a model folder: make eval MODEL=outputs/.../model [PRUNE=70]
+	$(RUN) eval $(MODEL) $(if $(PRUNE),--percent $(PRUNE)) $(COMMON) $(ARGS)
+
+dashboard: setup ## open MLflow on what has been run
+	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --port 5000
+
+test: setup ## run the tests, in under ten minutes on two cores
+	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup ## run the tests that take minutes
+	$(BIN)/python -m pytest -m slow $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean: ## remove the virtual environment; outputs/ stays
+	rm -rf $(VENV)
