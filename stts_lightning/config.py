@@ -383,10 +383,9 @@ def _unknown_key(source: str, error: ConfigKeyError) -> str:
     valid = list(flatten(Config()))
     sections = sorted({key.rsplit(".", i)[0] for key in valid for i in range(1, key.count(".") + 1)})
     key = str(error.full_key)
-    near = difflib.get_close_matches(key, valid + sections, n=1, cutoff=0.4)
-    if not near:  # the right name in the wrong section
-        near = [name for name in valid if name.split(".")[-1] == key.split(".")[-1]][:1]
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = [name for name in valid if name.split(".")[-1] == key.split(".")[-1]]  # the right name, misplaced
+    near = near or difflib.get_close_matches(key, valid + sections, n=1, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(map(repr, near[:3]))}?" if near else ""
     return f"{source}: unknown configuration key {key!r}.{hint}"
 
 

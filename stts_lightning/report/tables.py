@@ -122,9 +122,9 @@ def markdown(rows: Sequence[Row | Mean]) -> str:
                      for x in lines)  # fmt: skip
 
 
-def terminal_table(rows: Sequence[Row], title: str) -> Table:
+def terminal_table(rows: Sequence[Row]) -> Table:
     """A rich table of 80 columns at most; it prints as plain text where the output is no terminal."""
-    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    table = Table(box=box.SIMPLE_HEAD)
     for name in ("method", "k %", "seed", "accuracy", "kept tokens", "clips/s", "GiB"):
         table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
     for r in rows:

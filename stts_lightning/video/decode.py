@@ -9,6 +9,7 @@ call that one unless the files are known to be good.
 import contextlib
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -79,8 +80,10 @@ def _fetch(path: str, track: Track, wanted: np.ndarray, size: int, decoder: str)
             return _with_decord(path, track, wanted, size), "decord", ""
         except Exception as error:  # DECORDError is no RuntimeError; after either the reader is unusable
             reason = f"decord failed: {_first_line(error)}"
-            if decoder == "decord":
-                raise video_error(path, "unreadable", reason) from None
+            # A reader that lives on in the traceback would hang a forked process that frees it.
+            traceback.clear_frames(error.__traceback__)
+    if decoder == "decord":
+        raise video_error(path, "unreadable", reason)
     try:
         frames, remark = _with_pyav(path, track, wanted, size)
     except VideoError:

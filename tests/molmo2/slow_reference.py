@@ -12,9 +12,24 @@ from transformers import Molmo2ForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from stts_lightning.molmo2.patch import PruneHandle
-from stts_lightning.prune.types import Windows
+from stts_lightning.prune.types import Scores, Windows
 
 VIDEO = ("pixel_values_videos", "video_token_pooling", "video_grids")
+
+
+class FixedScorer(torch.nn.Module):
+    """Given scores, with the bias that the real scorer would make of them."""
+
+    def __init__(self, scores: torch.Tensor) -> None:
+        super().__init__()
+        self.scores = torch.nn.Parameter(scores)
+
+    def forward(self, x_TND: torch.Tensor, windows: Windows) -> Scores:
+        return Scores(self.scores, self.scores.log())
+
+
+def fix_scores(model: Any, scores: torch.Tensor) -> None:
+    model.model.vision_tower.token_scorer = FixedScorer(scores)
 
 
 def split_stock_and_scorer(model: Any) -> tuple[Molmo2ForConditionalGeneration, torch.nn.Module]:
@@ -106,7 +121,9 @@ def shorten_by_hand(
     ids, mask = inputs["input_ids"].tolist(), inputs["attention_mask"].tolist()
     beside = {name: inputs[name].tolist() for name in ("mm_token_type_ids", "labels", "loss_weights") if name in inputs}
     fill = {"mm_token_type_ids": 0, "labels": -100, "loss_weights": 0.0}
-    short: dict[str, list[list[Any]]] = {n: [] for n in ("input_ids", "position_ids", "attention_mask", "index", *beside)}
+    short: dict[str, list[list[Any]]] = {
+        n: [] for n in ("input_ids", "position_ids", "attention_mask", "index", *beside)
+    }
     for b, row in enumerate(ids):
         out: dict[str, list[Any]] = {name: [] for name in short}
         old = 0

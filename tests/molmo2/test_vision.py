@@ -2,30 +2,14 @@
 
 import pytest
 import torch
-from slow_reference import masked_forward, next_token_loss, split_stock_and_scorer
+from slow_reference import fix_scores, lone_frames, masked_forward, next_token_loss, split_stock_and_scorer
 
 from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
 from stts_lightning.molmo2 import vision
 from stts_lightning.prune import select as select_module
-from stts_lightning.prune.types import Scores
 
 METHODS = ("stts", "stts_no_aux", "random", "heuristic")
-
-
-class FixedScorer(torch.nn.Module):
-    """Given scores, with the bias that the real scorer would make of them."""
-
-    def __init__(self, scores):
-        super().__init__()
-        self.scores = torch.nn.Parameter(scores)
-
-    def forward(self, x_TND, windows):
-        return Scores(self.scores, self.scores.log())
-
-
-def fix_scores(model, scores):
-    model.model.vision_tower.token_scorer = FixedScorer(scores)
 
 
 def with_labels(inputs):
@@ -70,6 +54,9 @@ def test_packed_equals_masked(build_model, build_inputs, preset, positions, laye
 
     real = short["attention_mask"].bool()
     assert out.pruning.packed_rows < 8  # otherwise nothing was packed
+    counts = [9 * int(frame.sum()) for keep in out.pruning.keep for frame in keep]
+    if preset == "released":  # otherwise nothing was refilled
+        assert any(counts[t] < 81 for t in lone_frames(counts, 81))
     assert torch.equal(out.pruning.token_index, short["index"])
     torch.testing.assert_close(out.logits[real], logits[real], atol=1e-5, rtol=1e-5)
     mine = [(n, p) for n, p in model.named_parameters() if "token_scorer" not in n]

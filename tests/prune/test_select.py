@@ -86,10 +86,10 @@ def test_selecting_twice_gives_the_same(videos, tenths_of_percent):
     assert torch.equal(run(videos, tenths_of_percent / 10).keep_TW, run(videos, tenths_of_percent / 10).keep_TW)
 
 
-def test_the_paper_s_counts_survive_floating_point():
-    # Table 6: floor(40 % of 64 x 81). And 29 % of 100 windows, which floating point puts below 29.
-    assert prune_count(40.0, 64, 81) == 2073
-    assert int(0.29 * 100) == 28 and prune_count(29.0, 10, 10) == 29
+def test_counts_survive_floating_point():
+    assert prune_count(40.0, 64, 81) == 2073  # of Table 6
+    assert int(29.0 / 100 * 8 * 25) == 57 and prune_count(29.0, 8, 25) == 58
+    assert int(14.5 / 100 * (8 * 25)) == 28 and prune_count(14.5, 8, 25) == 29
 
 
 @pytest.mark.parametrize("percent", [100, 100.0])

@@ -1,5 +1,6 @@
 """Good videos of every kind that is known to lead a decoder astray. Wrong frames are caught by their numbers."""
 
+import gc
 import os
 from fractions import Fraction
 
@@ -84,6 +85,25 @@ def test_decord_by_name_is_refused_where_it_is_wrong(video, name):
     with pytest.raises(VideoError, match="decord was asked for") as caught:
         read(video(name, **KINDS[name][0]), decoder="decord")
     assert caught.value.kind == "unreadable"
+
+
+@pytest.mark.parametrize("decoder", ["auto", "decord"])
+def test_no_decord_reader_outlives_a_failure(video, decoder):
+    """A process that inherits one through a fork and frees it waits for ever on threads that it does not have."""
+    import decord
+
+    gc.collect()
+    gc.disable()
+    try:
+        error = None
+        try:
+            read(video("narrow.mp4", size=(48, 48)), decoder=decoder)
+        except VideoError as caught:
+            error = caught  # held, as a report of the failure would hold it
+        assert (error is None) == (decoder == "auto")
+        assert not [thing for thing in gc.get_objects() if type(thing) is decord.VideoReader]
+    finally:
+        gc.enable()
 
 
 def test_variable_frame_rate_follows_the_clock(video, read_numbers):

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stts_lightning.config import Config, read_config
-from stts_lightning.report.progress import Running
 from stts_lightning.runs import RunDir, read_result
+from stts_lightning.sweep.progress import Running
 
 
 @dataclass
@@ -29,9 +29,14 @@ class Clock:
         return None if rate is None else rate * clips(config)
 
     def seconds_left(
-        self, running: Sequence[tuple[Config, Running]], waiting: Sequence[Config], slots: int
+        self, running: Sequence[tuple[Config, Running]], waiting: Sequence[Config], slots: int, alone: bool = False
     ) -> float | None:
-        """Until the last run ends, ``slots`` at a time; None while nothing has been measured."""
+        """Until the last run ends, ``slots`` at a time; None while nothing has been measured.
+
+        Args:
+            alone: what is running must end before the others start, and has the whole machine meanwhile:
+                what follows shares it, so one of them is ``slots`` times slower.
+        """
         pace = _pace(running)
         ends: list[float] = []
         for config, run in running:
@@ -40,8 +45,10 @@ class Clock:
             if rest is None:
                 return None
             ends.append(rest)
-        heapq.heapify(ends)
         last = max(ends, default=0.0)
+        if alone:
+            ends, pace = [last] * slots, pace and pace * slots
+        heapq.heapify(ends)
         for config in waiting:
             whole = self.expect(config, pace)
             if whole is None:
@@ -75,12 +82,8 @@ def _pace(running: Sequence[tuple[Config, Running]]) -> float | None:
     """Seconds a clip of the runs in progress that know how long they have left."""
     paces = []
     for config, run in running:
-        if run.seconds_left is None or run.steps <= run.step:
-            continue
-        pace = (run.elapsed + run.seconds_left) / clips(config)
-        # pretraining has the whole machine; the runs after it share it, as many at a time as it has threads for
-        shared = config.pretrain.num_threads / config.trainer.num_threads if run.phase == "pretraining" else 1
-        paces.append(pace * shared)
+        if run.seconds_left is not None:
+            paces.append((run.elapsed + run.seconds_left) / clips(config))
     return statistics.fmean(paces) if paces else None
 
 

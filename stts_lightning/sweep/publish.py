@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stts_lightning.config import Config
+from stts_lightning.report import mlflow_runs
 from stts_lightning.report.tables import Row, average
 from stts_lightning.runs import read_result
 
@@ -26,64 +27,59 @@ class SweepTracking:
         """Make the database if need be, before the runs all want it, and open the parent run."""
         if not self.enabled:
             return
-        from stts_lightning.lit import tracking
-
         sweep = self.config.sweep
         tags = {
-            tracking.KIND_TAG: "sweep",
+            mlflow_runs.KIND_TAG: "sweep",
             "stts.folder": str(self.folder.absolute()),
             "stts.methods": ", ".join(sweep.methods),
             "stts.percents": ", ".join(f"{percent:g}" for percent in sweep.percents),
             "stts.seeds": ", ".join(map(str, sweep.seeds)),
             "stts.quick": str(sweep.quick),
         }
-        self.parent = tracking.start_run(self.config, self.folder, name=self.folder.name, tags=tags)
+        self.parent = mlflow_runs.start_run(self.config, self.folder, name=self.folder.name, tags=tags)
 
     def start_child(self, config: Config, run_dir: Path, kind: str) -> None:
         """Open a run below the sweep's; the run's own process finds it by its folder and goes on with it."""
         if self.enabled:
-            from stts_lightning.lit import tracking
-
-            tags = {tracking.KIND_TAG: kind}
-            tracking.start_run(config, run_dir, name=run_dir.name, parent_run_id=self.parent, tags=tags)
+            tags = {mlflow_runs.KIND_TAG: kind}
+            mlflow_runs.start_run(config, run_dir, name=run_dir.name, parent_run_id=self.parent, tags=tags)
 
     def end_child(self, config: Config, run_dir: Path, status: str) -> None:
         """Close the run of a process that could not do so itself: FAILED or KILLED."""
         if self.enabled:
-            from stts_lightning.lit import tracking
-
-            run_id = tracking.find_run(tracking.tracking_client(config.tracking), run_dir)
+            run_id = mlflow_runs.find_run(mlflow_runs.tracking_client(config.tracking), run_dir)
             if run_id is not None:
-                tracking.finish_run(config, run_id, None, run_dir, status)
+                mlflow_runs.finish_run(run_id, None, run_dir, status)
+
+    def stop(self) -> None:
+        """Close the sweep's run after an interruption; the next call opens it again."""
+        if self.enabled and self.parent is not None:
+            mlflow_runs.tracking_client(self.config.tracking).set_terminated(self.parent, "KILLED")
 
     def complete(self, finished: Iterable[tuple[Config, Path]]) -> None:
         """Enter finished runs that the database does not have: it was lost, or tracking was off."""
         if not self.enabled:
             return
-        from stts_lightning.lit import tracking
-
-        client = tracking.tracking_client(self.config.tracking)
+        client = mlflow_runs.tracking_client(self.config.tracking)
         for config, run_dir in finished:
-            run_id = tracking.find_run(client, run_dir)
+            run_id = mlflow_runs.find_run(client, run_dir)
             if run_id is None or client.get_run(run_id).info.status != "FINISHED":
                 self.start_child(config, run_dir, "run")
-                run_id = tracking.find_run(client, run_dir)
+                run_id = mlflow_runs.find_run(client, run_dir)
                 assert run_id is not None
-                tracking.finish_run(config, run_id, read_result(run_dir), run_dir)
+                mlflow_runs.finish_run(run_id, read_result(run_dir), run_dir)
 
     def publish(self, rows: Sequence[Row], files: Iterable[Path], status: str) -> None:
         """Log the sweep's files and, by method, accuracy and kept tokens with the percentage as the step."""
         if not self.enabled or self.parent is None:
             return
-        from stts_lightning.lit import tracking
-
-        client = tracking.tracking_client(self.config.tracking)
+        client = mlflow_runs.tracking_client(self.config.tracking)
         for mean in average(rows):
             values = {f"accuracy/{mean.method}": mean.accuracy, f"kept_tokens/{mean.method}": mean.kept_tokens}
             step = round(mean.prune_percent)
             new = {key: value for key, value in values.items() if not _has(client, self.parent, key, step, value)}
-            tracking.log_metrics(client, self.parent, new, step=step)
-        tracking.log_files(client, self.parent, files)
+            mlflow_runs.log_metrics(client, self.parent, new, step=step)
+        mlflow_runs.log_files(client, self.parent, files)
         client.set_terminated(self.parent, status)
 
 
