@@ -79,8 +79,7 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
                 loss_weights = short.follow(loss_weights, 0)
                 subsegment_ids = short.follow(subsegment_ids, -1)
             else:
-                mask = kwargs.get("attention_mask")
-                pruning.prompt_lengths = (torch.ones_like(input_ids) if mask is None else mask).sum(1).tolist()
+                pruning.prompt_lengths = _prompt_lengths(input_ids, kwargs.get("attention_mask"))
         else:
             kwargs.update({name: value for name, value in videos.items() if value is not None})
         if subsegment_ids is not None:
@@ -98,7 +97,8 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         ``sequences[:, input_ids.shape[1]:]`` is the answer; the model itself saw the shortened one."""
         input_ids = inputs if inputs is not None else kwargs.pop("input_ids", None)
         videos = {name: kwargs.pop(name, None) for name in VIDEO_INPUTS}
-        if videos["pixel_values_videos"] is None or self.model.prune_config.percent == 0:
+        unpruned = self.model.prune_config.percent == 0
+        if videos["pixel_values_videos"] is None or (unpruned and input_ids is None):
             kwargs.update({name: value for name, value in videos.items() if value is not None})
             return super().generate(input_ids, **kwargs)
         if input_ids is None:
@@ -106,6 +106,12 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         if kwargs.get("subsegment_ids") is not None:
             raise ValueError("generate() takes one question a row: subsegment_ids are for forward() alone.")
         features = self.model.get_video_features(**videos)
+        if unpruned:
+            features.pruning.prompt_lengths = _prompt_lengths(input_ids, kwargs.get("attention_mask"))
+            out = super().generate(input_ids, mm_encoder_outputs={"video": features}, **kwargs)
+            if not isinstance(out, Tensor):
+                out.pruning = features.pruning
+            return out
         short = _shorten(self, input_ids, features.pruning, kwargs, None, pad_left=True)
         if self.model.prune_config.positions == "renumbered":
             kwargs.pop("position_ids")  # generate() counts them itself
@@ -222,6 +228,13 @@ def _shorten(
     pruning.prompt_lengths = short.lengths
     pruning.token_index = short.index_BL
     return short
+
+
+def _prompt_lengths(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
+    """Tokens of each unshortened prompt; a ready 4-D mask does not tell padding."""
+    if attention_mask is None or attention_mask.dim() != 2:
+        attention_mask = torch.ones_like(input_ids)
+    return attention_mask.sum(1).tolist()
 
 
 def _branch_mask(model: PrunedMolmo2, input_ids: Tensor, subsegment_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:

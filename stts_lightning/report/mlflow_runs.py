@@ -6,13 +6,15 @@ and nothing is written to the working directory. MLflow is imported when it is f
 
 from __future__ import annotations
 
+import fcntl
 import importlib.metadata
 import logging
 import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,8 +42,8 @@ def tracking_uri(tracking: TrackingConfig) -> str:
 def tracking_client(tracking: TrackingConfig) -> MlflowClient:
     """A client on the database, which is made if there is none (about 3 s on an SSD, once).
 
-    Processes may call this at once on a fresh database: MLflow locks the creation, and SQLite waits
-    up to 20 s for another writer.
+    Processes may call this at once on a fresh database. A lock of our own sees to that: with MLflow's
+    alone, two of them run the same migrations and one dies of it. Later writes wait for each other in SQLite.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls home
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # it warns where git is not installed
@@ -49,7 +51,8 @@ def tracking_client(tracking: TrackingConfig) -> MlflowClient:
         logging.getLogger(name).setLevel(logging.WARNING)
     from mlflow import MlflowClient
 
-    return MlflowClient(tracking_uri(tracking))
+    with _one_at_a_time(_sqlite_path(tracking.uri)):
+        return MlflowClient(tracking_uri(tracking))
 
 
 def start_run(
@@ -182,6 +185,18 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
+
+
+@contextmanager
+def _one_at_a_time(database: Path | None) -> Iterator[None]:
+    """Hold ``<database>.lock``; a server's database is its own affair (None)."""
+    if database is None:
+        yield
+        return
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with database.with_name(f"{database.name}.lock").open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def _sqlite_path(uri: str) -> Path | None:

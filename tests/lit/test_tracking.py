@@ -171,4 +171,4 @@ def test_two_processes_may_start_at_once_on_a_fresh_database(tmp_path: Path) -> 
     said = [process.communicate(timeout=120)[1] for process in pair]
     assert [process.returncode for process in pair] == [0, 0], said
     assert said == ["", ""]  # no migrations, no warnings
-    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "m.db", "artifacts"}
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "m.db", "m.db.lock", "artifacts"}

@@ -130,6 +130,16 @@ def test_generation_carries_the_decisions_of_forward(model, build_inputs):
     torch.testing.assert_close(out.scores[0], expected.logits[:, -1].float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", ["stts", "none"])
+def test_an_unpruned_generation_carries_its_decisions_too(model, build_inputs, method):
+    prune(model, method=method, percent=0)
+    inputs = build_inputs([5, 3], left=True)
+    out = model.generate(**inputs, max_new_tokens=2, num_beams=2, do_sample=False, return_dict_in_generate=True)
+    assert out.pruning.kept_tokens == [45, 27]
+    assert out.pruning.prompt_lengths == model(**inputs).pruning.prompt_lengths
+    assert out.pruning.prompt_lengths == inputs["attention_mask"].sum(1).tolist()
+
+
 @pytest.mark.parametrize("where", ["argument", "config"])
 def test_max_length_counts_the_given_prompt(model, build_inputs, where):
     prune(model)

@@ -49,6 +49,17 @@ def test_zero_percent_is_the_stock_model_to_the_last_bit(model, build_inputs, me
     ours = model(**inputs, labels=labels)
     assert torch.equal(ours.logits, stock.logits) and torch.equal(ours.loss, stock.loss)
     assert ours.pruning.kept_tokens == [45, 27] and ours.pruning.packed_rows == 8
+    assert ours.pruning.prompt_lengths == inputs["attention_mask"].sum(1).tolist()
+
+
+def test_zero_percent_takes_a_ready_mask(model, build_inputs):
+    inputs = build_inputs([4])
+    length = inputs["input_ids"].shape[1]
+    inputs["attention_mask"] = torch.ones(1, 1, length, length, dtype=torch.bool)
+    logits = model(**inputs).logits
+    apply_stts(model, PruneConfig(percent=0, layer=0))
+    out = model(**inputs)
+    assert torch.equal(out.logits, logits) and out.pruning.prompt_lengths == [length]
 
 
 @pytest.mark.parametrize("method", METHODS)

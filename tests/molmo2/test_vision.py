@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from slow_reference import fix_scores, lone_frames, masked_forward, next_token_loss, split_stock_and_scorer
+from slow_reference import VIDEO, fix_scores, lone_frames, masked_forward, next_token_loss, split_stock_and_scorer
 
 from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
@@ -91,7 +91,7 @@ def test_feature_layers_may_be_counted_from_the_end(build_model, build_inputs):
 def test_videos_of_a_batch_are_each_as_alone(model, build_inputs, method, percent):
     apply_stts(model, PruneConfig(method=method, percent=percent, layer=0))
     together = model(**build_inputs([5, 3]))
-    lengths = together.pruning.prompt_lengths or [int(n) for n in build_inputs([5, 3])["attention_mask"].sum(1)]
+    lengths = together.pruning.prompt_lengths
     for i, frames in enumerate([5, 3]):
         alone = model(**build_inputs([frames], seeds=[i]))
         assert torch.equal(alone.pruning.keep[0], together.pruning.keep[i])
@@ -128,6 +128,19 @@ def test_task_loss_reaches_the_scorer_through_the_bias_alone(model, build_inputs
     monkeypatch.setattr(vision, "expand_to_patches", lambda bias_TW, *args: expand(bias_TW.detach(), *args))
     model(**inputs).loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in handle.scorer.parameters())
+
+
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_scores_alone_are_those_of_the_whole_pass(model, build_inputs, preset):
+    inputs = build_inputs([4, 3])
+    handle = apply_stts(model, PruneConfig(percent=50, layer=1, preset=preset))
+    whole = model(**inputs).pruning
+    scores = vision.score_videos(model.model, handle.scorer, 1, *(inputs[name] for name in VIDEO))
+    torch.testing.assert_close(scores.scores_TW, torch.cat(whole.scores))
+    torch.testing.assert_close(scores.aux_loss, whole.aux_loss)
+    scores.aux_loss.backward()
+    learnt = {name for name, p in model.named_parameters() if p.grad is not None}
+    assert learnt == {name for name, _ in model.named_parameters() if "token_scorer" in name}
 
 
 def test_checkpointed_blocks_give_the_same_gradients(model, build_inputs):
