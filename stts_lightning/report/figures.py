@@ -125,7 +125,7 @@ def contact_sheet(
         share = f"{100 * (1 - keep.mean()):.0f} % pruned"
         shaded = [_shade(frames[i], keep[i]) for i in columns]
         lines.append((style(method)[2], share, style(method)[0], shaded))
-    _save(_grid(lines, [f"{times[i]:.1f} s" for i in columns], f"{name}: pruned windows are dark"), path)
+    _save(_grid(lines, [f"{times[i]:.1f} s" for i in columns], f"{Path(name).name}: pruned windows are dark"), path)
 
 
 def _load(file: str | Path) -> dict[str, np.ndarray]:

@@ -66,7 +66,7 @@ def pretrain_config(config: Config) -> Config:
     return replace(
         config,
         init_from=None,
-        prune=PruneConfig(method="none"),
+        prune=PruneConfig(method="none", layer=0),
         aux=AuxConfig(),
         optim=optim,
         data=replace(config.data, name="generated", train=None, eval=None),

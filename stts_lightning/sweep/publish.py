@@ -42,7 +42,8 @@ class SweepTracking:
         """Open a run below the sweep's; the run's own process finds it by its folder and goes on with it."""
         if self.enabled:
             tags = {mlflow_runs.KIND_TAG: kind}
-            mlflow_runs.start_run(config, run_dir, name=run_dir.name, parent_run_id=self.parent, tags=tags)
+            name = run_dir.name if kind == "run" else f"{kind}-{run_dir.name}"
+            mlflow_runs.start_run(config, run_dir, name=name, parent_run_id=self.parent, tags=tags)
 
     def end_child(self, config: Config, run_dir: Path, status: str) -> None:
         """Close the run of a process that could not do so itself: FAILED or KILLED."""

@@ -131,10 +131,18 @@ def test_the_dial_turns_without_a_new_scorer(model, build_inputs):
     assert kept == [36, 27, 18, 9] and handle.scorer is scorer
 
 
-def test_the_given_config_is_left_alone(model):
+def test_the_dial_leaves_the_given_config_alone(model):
     config = PruneConfig(percent=50, layer=0)
-    apply_stts(model, config).percent = 10
+    handle = apply_stts(model, config)
+    handle.percent = 10
     assert config.percent == 50
+
+
+def test_changing_the_given_config_later_changes_nothing(model):
+    config = PruneConfig(percent=50, layer=0)
+    handle = apply_stts(model, config)
+    config.percent = 70
+    assert handle.percent == 50
 
 
 @pytest.mark.parametrize("positions", ["renumbered", "original"])
