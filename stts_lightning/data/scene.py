@@ -93,12 +93,11 @@ def _stamp(picture: np.ndarray, thing: Thing, cell: int) -> None:
 
 def _shape_mask(shape: str, side: int) -> np.ndarray:
     mask = np.ones((side, side), dtype=bool)
-    quarter = side // 4
     if shape == "ring":
-        mask[quarter:-quarter, quarter:-quarter] = False
+        mask[side // 4 : -(side // 4), side // 4 : -(side // 4)] = False
     elif shape == "cross":
         arm = np.zeros(side, dtype=bool)
-        arm[(side - 2 * quarter) // 2 : (side + 2 * quarter) // 2] = True
+        arm[side // 3 : side - side // 3] = True
         mask = arm[:, None] | arm[None, :]
     return mask
 
