@@ -238,6 +238,7 @@ class PretrainConfig:
     warmup_steps: int = 50
     dense_weight: float = 0.3
     num_threads: int = 2
+    num_workers: int = 1  # it is alone on the machine and meets every clip for the first time
 
 
 @dataclass

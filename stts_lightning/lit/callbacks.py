@@ -101,27 +101,32 @@ def peak_memory_gib() -> float:
 
 
 class RunProgress(pl.Callback):
-    """Writes what the run is at and how long it will take, for the sweep to read."""
+    """Writes what the run is at and how long it will take, for the sweep to read.
 
-    def __init__(self, run_dir: Path, phase: str, every_s: float = 2.0) -> None:
+    The first ``settle`` steps, which wait for files and warm up, do not count for the pace.
+    """
+
+    def __init__(self, run_dir: Path, phase: str, every_s: float = 2.0, settle: int = 10) -> None:
         self.run_dir = run_dir
         self.phase = phase
         self.every_s = every_s
-        self._started = self._written = 0.0
-        self._first_step = 0
+        self.settle = settle
+        self._written = self._settled_at = 0.0
+        self._settled_step = 0
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        self._started = time.monotonic()
-        self._first_step = trainer.global_step
+        self._settled_step = trainer.global_step + self.settle
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        now = time.monotonic()
+        now, step, steps = time.monotonic(), trainer.global_step, trainer.max_steps
+        if step <= self._settled_step:
+            self._settled_at = now
         if now - self._written < self.every_s:
             return
         self._written = now
-        done = trainer.global_step - self._first_step
-        left = (now - self._started) / max(done, 1) * (trainer.max_steps - trainer.global_step)
-        write_progress(self.run_dir, self.phase, trainer.global_step, trainer.max_steps, left)
+        counted = step - self._settled_step
+        left = (now - self._settled_at) / counted * (steps - step) if counted > self.settle else None
+        write_progress(self.run_dir, self.phase, step, steps, left)
 
 
 class Decisions(pl.Callback):

@@ -79,11 +79,14 @@ def clock_from(config: Config) -> Clock:
 
 
 def _pace(running: Sequence[tuple[Config, Running]]) -> float | None:
-    """Seconds a clip of the runs in progress that know how long they have left."""
+    """Seconds a clip of the runs in progress that know how long they have left.
+
+    From what is left alone: what came before holds start-up and, once, the making of the data.
+    """
     paces = []
     for config, run in running:
-        if run.seconds_left is not None:
-            paces.append((run.elapsed + run.seconds_left) / clips(config))
+        if run.seconds_left is not None and run.step < run.steps:
+            paces.append(run.seconds_left / clips(config) * run.steps / (run.steps - run.step))
     return statistics.fmean(paces) if paces else None
 
 

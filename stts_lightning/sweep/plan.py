@@ -69,7 +69,7 @@ def pretrain_config(config: Config) -> Config:
         prune=PruneConfig(method="none", layer=0),
         aux=AuxConfig(),
         optim=optim,
-        data=replace(config.data, name="generated", train=None, eval=None),
+        data=replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers),
         trainer=replace(config.trainer, num_threads=pretrain.num_threads),
     )
 
