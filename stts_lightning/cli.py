@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 from stts_lightning.config import load_config, read_config, save_config
@@ -55,21 +56,38 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    run_dir = arguments.run_dir
-    if run_dir is not None and (run_dir / "config.yaml").is_file():
-        if arguments.overrides or arguments.experiment:
-            raise ValueError(
-                f"{run_dir}/config.yaml is there already; resume it without overrides, or name a new --run-dir."
-            )
-        config = read_config(run_dir / "config.yaml")
-    else:
-        config = load_config(arguments.overrides, arguments.experiment)
-        run_dir = run_dir or Path(config.output_dir) / "runs" / f"{config.prune.method}-k{config.prune.percent:g}"
-        run_dir.mkdir(parents=True, exist_ok=True)
-        save_config(config, run_dir / "config.yaml")
+    from stts_lightning.runs import RunDir, differences
+    from stts_lightning.sweep.plan import pretrain_job, run_name
     from stts_lightning.train import describe, train
 
-    print(describe(train(config, run_dir, arguments.parent)))
+    given = bool(arguments.overrides or arguments.experiment or arguments.run_dir is None)
+    config = load_config(arguments.overrides, arguments.experiment) if given else None
+    if arguments.run_dir is None:
+        assert config is not None
+        name = run_name(config.prune.method, config.prune.percent, config.seed)
+        arguments.run_dir = Path(config.output_dir) / "runs" / f"{config.backbone.name}-{config.data.name}-{name}"
+    run = RunDir(arguments.run_dir)
+    if run.config.is_file():
+        saved = read_config(run.config)
+        if config is not None and (changed := differences(saved, config)):
+            raise ValueError(
+                f"{run.path} holds another run, which differs in {', '.join(changed)}. Name a new --run-dir, or "
+                "remove that folder."
+            )
+        config = saved
+    config = config or load_config()
+    run.path.mkdir(parents=True, exist_ok=True)
+    save_config(config, run.config)
+
+    pretraining = pretrain_job(config)
+    if pretraining is not None:
+        if not pretraining.finished:
+            print(f"First, once: pretraining without pruning, in {pretraining.folder.path}")
+            pretraining.folder.path.mkdir(parents=True, exist_ok=True)
+            save_config(pretraining.config, pretraining.folder.config)
+            train(pretraining.config, pretraining.folder.path)
+        config = replace(config, init_from=str(pretraining.folder.model))
+    print(describe(train(config, run.path, arguments.parent)))
     return 0
 
 

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 SMALL = [
     "data.generated.train_videos=8", "data.generated.eval_videos=2", "tracking.enabled=false", "prune.percent=50",
     "optim.batch_size=2", "optim.warmup_steps=2", "aux.scorer_warmup_steps=2", "trainer.accelerator=cpu",
-    "trainer.progress=false", "trainer.checkpoint_every=3", "data.frame_cache_dir=null", "optim.steps=10",
+    "trainer.progress=false", "pretrain.enabled=false", "trainer.checkpoint_every=3", "data.frame_cache_dir=null",
+    "optim.steps=10",
 ]  # fmt: skip
 
 
@@ -89,6 +90,27 @@ def test_saved_model_evaluates_alike_and_at_another_percentage(root: Path, whole
     accuracy = json.loads((whole / "result.json").read_text())["accuracy"]
     assert f"accuracy {accuracy:.3f}" in evaluate()
     assert "k=80 %" in evaluate("--percent", "80")
+
+
+def test_folder_of_another_run_is_not_taken_up(root: Path, whole: Path) -> None:
+    command = [sys.executable, "-m", "stts_lightning", "train", "--run-dir", str(whole), "method=random", *SMALL]
+    changed = ["prune.percent=40", f"data.generated.root={root / 'set'}"]
+    done = subprocess.run([*command, *changed], cwd=root, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "another run" in done.stderr and "prune.percent: 50.0 != 40.0" in done.stderr
+
+
+def test_tiny_model_is_pretrained_first_and_once(root: Path) -> None:
+    def train(name: str) -> str:
+        steps = ["pretrain.enabled=true", "pretrain.steps=3", "pretrain.batch_size=2", "pretrain.num_threads=1"]
+        output = finish(start(root, root / name, "method=heuristic", *steps, f"output_dir={root / 'out'}"))
+        assert json.loads((root / name / "result.json").read_text())["method"] == "heuristic"
+        return output
+
+    assert "pretraining without pruning" in train("first")
+    assert "pretraining without pruning" not in train("second")
+    (model,) = (root / "out/pretrained").glob("*/model")
+    assert json.loads((model / "stts.json").read_text())["method"] == "none"
 
 
 def test_wrong_key_ends_with_one_line_and_no_traceback(root: Path) -> None:

@@ -63,10 +63,11 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         loss_weights: Tensor | None = None,
         subsegment_ids: Tensor | None = None,
         **kwargs: Any,
-    ) -> PrunedOutput:
+    ) -> PrunedOutput | tuple:
         """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels; ``subsegment_ids`` (B, L)
         separate samples and branches that share a sequence (see `language.attention_mask_4d`)."""
         pruning = None
+        as_tuple = kwargs.pop("return_dict", None) is False
         videos = {name: kwargs.pop(name, None) for name in VIDEO_INPUTS}
         if videos["pixel_values_videos"] is not None and input_ids is not None:
             features = self.model.get_video_features(**videos)
@@ -88,7 +89,8 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         weigh = labels is not None and loss_weights is not None
         out = super().forward(input_ids=input_ids, labels=None if weigh else labels, **kwargs)
         loss = weighted_loss(out.logits, labels, loss_weights) if weigh else out.loss
-        return PrunedOutput(**{**out, "loss": loss}, pruning=pruning)
+        output = PrunedOutput(**{**out, "loss": loss}, pruning=pruning)
+        return output.to_tuple() if as_tuple else output
 
     @torch.no_grad()
     @functools.wraps(Molmo2ForConditionalGeneration.generate)

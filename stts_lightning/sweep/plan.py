@@ -71,6 +71,7 @@ def pretrain_config(config: Config) -> Config:
         optim=optim,
         data=replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers),
         trainer=replace(config.trainer, num_threads=pretrain.num_threads),
+        pretrain=replace(pretrain, enabled=False),  # it is what the others start from
     )
 
 

@@ -93,6 +93,25 @@ def test_loss_is_task_plus_weighted_auxiliary(root: Path) -> None:
     assert loss.item() == pytest.approx(out.loss.item() + 0.25 * out.pruning.aux_loss.item(), rel=1e-6)
 
 
+def test_gradient_checkpointing_changes_no_gradient(root: Path) -> None:
+    """Recomputed blocks must see the same bias, masks and selection."""
+    gradients = []
+    for flag in ("false", "true"):
+        config = config_for(root, f"backbone.gradient_checkpointing={flag}", "prune.percent=50")
+        backbone = load_backbone(config.backbone)
+        module, data = STTSModule(config, backbone), VideoQuestionData(config, backbone.tokenizer)
+        assert module.model.is_gradient_checkpointing == (flag == "true")
+        data.setup()
+        batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
+        out = module.train()(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])
+        (out.loss + out.pruning.aux_loss).backward()
+        gradients.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
+    plain, recomputed = gradients
+    assert set(plain) == set(recomputed) and any("token_scorer" in name for name in plain)
+    for name, gradient in plain.items():
+        torch.testing.assert_close(recomputed[name], gradient, rtol=1e-5, atol=1e-7)
+
+
 def test_presets_bring_their_own_auxiliary_weight() -> None:
     for preset, weight in (("paper", 1.0), ("released", 0.5)):
         config = load_config([f"prune.preset={preset}"])

@@ -345,3 +345,12 @@ def test_a_pruned_model_can_be_copied(model, build_inputs):
     inputs = build_inputs([4])
     apply_stts(model, PruneConfig(percent=50, layer=0))
     assert torch.equal(copy.deepcopy(model)(**inputs).logits, model(**inputs).logits)
+
+
+def test_tuple_on_request_holds_the_same_logits(model, build_inputs):
+    apply_stts(model, PruneConfig(percent=50, layer=0))
+    inputs = build_inputs([4, 3])
+    out = model(**inputs)
+    as_tuple = model(**inputs, return_dict=False)
+    assert isinstance(as_tuple, tuple)
+    assert torch.equal(as_tuple[0], out.logits) and as_tuple[-1].kept_tokens == out.pruning.kept_tokens
