@@ -96,10 +96,12 @@ class STTSScorer(nn.Module):
         aux_loss = None
         if self.with_aux_loss:
             if self.preset.flattened_target:
-                target_TWD = x_MPD.flatten(1).unflatten(0, (-1, windows.windows_per_frame))
-            else:  # "ground truth", so no gradient
-                target_TWD = pooled_TWD.detach()
-            change_TW = temporal_change(target_TWD, first_T)
+                target_MD = x_MPD.flatten(1)
+            else:
+                # "Ground truth", so without gradient and by plain pooling: it is the signal that the heuristic
+                # sorts by (5.1), and with the pooler that is being trained it would move under the scorer.
+                target_MD = mean_pool(x_MPD, valid_MP).detach()
+            change_TW = temporal_change(target_MD.unflatten(0, (-1, windows.windows_per_frame)), first_T)
             aux_loss = auxiliary_loss(scores_TW, change_TW, windows.frames_per_video, self.preset.count_first_frame)
         return Scores(scores_TW, F.logsigmoid(logits_TW), aux_loss)
 
