@@ -115,7 +115,7 @@ class GeneratedConfig:
     """The embedded video-question set, made from a seed at first use."""
 
     root: str = "outputs/generated"
-    train_videos: int = 2000
+    train_videos: int = 3000
     eval_videos: int = 150
     frame_size: int = 96  # pixels of the mp4
     fps: int = 8
