@@ -1,8 +1,9 @@
-"""The command line: train, eval, sweep, generate."""
+"""The command line: train, eval, sweep, generate, calibrate."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 import warnings
@@ -50,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     configurable(evaluate)
     sweep = command("sweep", _sweep, "Train and compare methods at several pruning percentages.")
     configurable(sweep)
+    calibrate = command("calibrate", _calibrate, "Measure this machine on a few clips; prints JSON.")
+    calibrate.add_argument("--config", type=Path, required=True, help="a configuration that a run saved")
     generate = command("generate", _generate, "Make the embedded video-question set.")
     configurable(generate)
     return parser
@@ -104,6 +107,13 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from stts_lightning.sweep import run_sweep
 
     return run_sweep(config)
+
+
+def _calibrate(arguments: argparse.Namespace) -> int:
+    from stts_lightning.calibrate import calibrate
+
+    print(json.dumps(calibrate(read_config(arguments.config))))
+    return 0
 
 
 def _generate(arguments: argparse.Namespace) -> int:

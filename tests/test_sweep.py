@@ -38,7 +38,7 @@ def a_config(out: Path, *, percents: list[float] | None = None, seeds: list[int]
 def call(config: Config, **keys: Any) -> tuple[int, str]:
     """Exit status and what was printed."""
     console = Console(file=io.StringIO(), width=100, **keys)
-    status = run_sweep(config, command=FAKE_TRAIN, console=console)
+    status = run_sweep(config, command=FAKE_TRAIN, calibrate=None, console=console)
     return status, console.file.getvalue()
 
 
@@ -114,7 +114,7 @@ def in_a_process(config: Config, log: Path) -> subprocess.Popen[bytes]:
         "import sys; from stts_lightning.config import *; from stts_lightning.sweep import run_sweep\n"
         f"config = Config(output_dir={config.output_dir!r}, tracking=TrackingConfig(enabled=False),\n"
         f"    sweep=SweepConfig(**{vars(config.sweep)!r}))\n"
-        f"sys.exit(run_sweep(config, command={FAKE_TRAIN!r}))"
+        f"sys.exit(run_sweep(config, command={FAKE_TRAIN!r}, calibrate=None))"
     )
     with log.open("wb") as out:
         return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stdout=out, stderr=subprocess.STDOUT)

@@ -54,13 +54,14 @@ def _build(folder: Path, config: GeneratedConfig) -> None:
     # Spawned, not forked: the caller may hold threads and locks of torch.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:
-        rows = list(pool.map(_make_clip, jobs, chunksize=16))
+        rows = list(pool.map(make_clip, jobs, chunksize=16))
     for split in SPLIT_SEEDS:
         lines = [json.dumps(row) for (_, s, _, _), made in zip(jobs, rows, strict=True) if s == split for row in made]
         (folder / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def _make_clip(job: tuple[Path, str, int, GeneratedConfig]) -> list[dict[str, Any]]:
+def make_clip(job: tuple[Path, str, int, GeneratedConfig]) -> list[dict[str, Any]]:
+    """Write clip ``index`` of a split below ``folder`` and return its lines. A clip follows from its seed alone."""
     folder, split, index, config = job
     rng = np.random.default_rng([config.seed, SPLIT_SEEDS[split], index])
     scene = draw_scene(rng, config)

@@ -95,12 +95,10 @@ class STTSScorer(nn.Module):
         scores_TW = logits_TW.sigmoid()
         aux_loss = None
         if self.with_aux_loss:
-            if self.preset.flattened_target:
-                target_MD = x_MPD.flatten(1)
-            else:
-                # "Ground truth", so without gradient and by plain pooling: it is the signal that the heuristic
-                # sorts by (5.1), and with the pooler that is being trained it would move under the scorer.
-                target_MD = mean_pool(x_MPD, valid_MP).detach()
+            # "Ground truth", so without gradient and by plain pooling: it is the signal that the heuristic sorts
+            # by (5.1), and with the pooler that is being trained it would move under the scorer.
+            plain = not self.preset.flattened_target
+            target_MD = mean_pool(x_MPD, valid_MP).detach() if plain else x_MPD.flatten(1)
             change_TW = temporal_change(target_MD.unflatten(0, (-1, windows.windows_per_frame)), first_T)
             aux_loss = auxiliary_loss(scores_TW, change_TW, windows.frames_per_video, self.preset.count_first_frame)
         return Scores(scores_TW, F.logsigmoid(logits_TW), aux_loss)

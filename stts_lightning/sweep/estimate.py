@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import heapq
+import json
 import statistics
+import subprocess
+import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stts_lightning.config import Config, read_config
+from stts_lightning.config import Config, read_config, save_config
 from stts_lightning.runs import RunDir, read_result
 from stts_lightning.sweep.progress import Running
 
@@ -57,6 +61,48 @@ class Clock:
             heapq.heappush(ends, start + whole)
             last = max(last, start + whole)
         return last
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a few clips took on this machine: seconds a clip, and of a run's start."""
+
+    make_s: float
+    read_s: float
+    step_s: dict[str, float]  # by threads
+    start_s: float
+
+    def making(self, config: Config, cores: int) -> float:
+        """Seconds to make the embedded set."""
+        generated = config.data.generated
+        return self.make_s * (generated.train_videos + generated.eval_videos) / cores
+
+    def run(self, config: Config) -> float:
+        """Seconds of one run, evaluation included: it needs about a third of a training step."""
+        data, step = config.data, self.step_s[str(config.trainer.num_threads)]
+        read = self.read_s if data.num_workers == 0 and data.frame_cache_dir is None else 0.0
+        evaluated = data.generated.eval_videos * step / 3 if data.train is None else 0.0
+        return self.start_s + clips(config) * max(step + read, self.read_s if data.num_workers else 0.0) + evaluated
+
+
+def calibrated(config: Config, command: Sequence[str], timeout_s: float = 120.0) -> Calibration | None:
+    """Measure this machine in a process of its own; None where that is not possible.
+
+    A checkpoint of real size takes longer to load than an estimate is worth, so only the tiny model is measured.
+    """
+    if config.backbone.pretrained is not None:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        save_config(config, f"{folder}/config.yaml")
+        started = time.monotonic()
+        try:
+            done = subprocess.run(
+                [*command, "--config", f"{folder}/config.yaml"], capture_output=True, text=True, timeout=timeout_s
+            )
+            found = json.loads(done.stdout.splitlines()[-1])
+        except (subprocess.TimeoutExpired, IndexError, ValueError):
+            return None
+        return Calibration(**found, start_s=time.monotonic() - started)
 
 
 def clips(config: Config) -> int:

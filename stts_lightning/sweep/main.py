@@ -18,22 +18,30 @@ from stts_lightning.config import Config
 from stts_lightning.report.tables import QUICK_WARNING, row, row_line, sort_rows, terminal_table
 from stts_lightning.report.write import point_latest, write_report
 from stts_lightning.runs import read_result
-from stts_lightning.sweep.estimate import clock_from
+from stts_lightning.sweep.estimate import calibrated, clock_from
 from stts_lightning.sweep.folders import finished_runs, locked, log_tail, result_or_none, set_aside_if_other
 from stts_lightning.sweep.plan import Job, plan, pretrain_job, run_config, sweep_folder
-from stts_lightning.sweep.pool import Live, Pool, exit_status, slots, stop_signals
+from stts_lightning.sweep.pool import Live, Pool, cores, exit_status, slots, stop_signals
 from stts_lightning.sweep.progress import Lines, board, duration
 from stts_lightning.sweep.publish import SweepTracking
 
 COMMAND = (sys.executable, "-m", "stts_lightning", "train")
+CALIBRATE = (sys.executable, "-m", "stts_lightning", "calibrate")
 INTERRUPTED = 130  # exit status
 
 
-def run_sweep(config: Config, *, command: Sequence[str] = COMMAND, console: Console | None = None) -> int:
+def run_sweep(
+    config: Config,
+    *,
+    command: Sequence[str] = COMMAND,
+    calibrate: Sequence[str] | None = CALIBRATE,
+    console: Console | None = None,
+) -> int:
     """Run what has not been run yet, and write the report.
 
     Args:
         command: starts a run's process; ``--run-dir DIR`` is appended.
+        calibrate: measures the machine where no earlier run has; ``--config FILE`` is appended.
 
     Returns:
         the exit status: 0, 1 if a run failed, 130 if the sweep was stopped.
@@ -47,7 +55,7 @@ def run_sweep(config: Config, *, command: Sequence[str] = COMMAND, console: Cons
         config = replace(config, init_from=str(pretraining.folder.model))
     folder = sweep_folder(config)
     with locked(folder), stop_signals():
-        sweep = _Sweep(config, folder, pretraining, command, console)
+        sweep = _Sweep(config, folder, pretraining, command, calibrate, console)
         try:
             return sweep.run()
         except KeyboardInterrupt:
@@ -60,8 +68,15 @@ class _Sweep:
     """What the steps of one call share."""
 
     def __init__(
-        self, config: Config, folder: Path, pretraining: Job | None, command: Sequence[str], console: Console
+        self,
+        config: Config,
+        folder: Path,
+        pretraining: Job | None,
+        command: Sequence[str],
+        calibrate: Sequence[str] | None,
+        console: Console,
     ) -> None:
+        self.calibrate = calibrate
         self.config, self.folder, self.pretraining, self.console = config, folder, pretraining, console
         self.jobs = plan(config, folder)
         self.total = len(self.jobs)
@@ -101,11 +116,27 @@ class _Sweep:
         if self.pretraining is not None and not self.pretraining.finished:
             say(f"  first:    pretraining without pruning, in {self.pretraining.folder.path}")
         left = self.clock.seconds_left([], [job.config for job in todo], len(self.pool.slots))
+        self.estimated = left is not None
         if left is not None:
-            self.estimated = True
             say(f"This will take about {duration(left)}, by what earlier runs took here.")
+        elif (left := self._calibrated_seconds(todo)) is not None:
+            say(f"This will take about {duration(left)}, by what a few clips took here just now.")
         else:
             say("Nothing was measured here yet: how long it takes follows as soon as the first run knows its pace.")
+
+    def _calibrated_seconds(self, todo: Sequence[Job]) -> float | None:
+        if self.calibrate is None:
+            return None
+        self._print("Measuring this machine on a few clips ...")
+        measured = calibrated(self.config, self.calibrate)
+        if measured is None:
+            return None
+        first = self.pretraining
+        alone = measured.run(first.config) if first is not None and not first.finished else 0.0
+        new_set = alone > 0 or self.config.data.train is None
+        making = measured.making(self.config, cores()) if new_set else 0.0
+        together = sum(measured.run(job.config) for job in todo) / min(len(todo), len(self.pool.slots))
+        return making + alone + together
 
     def _pretrain(self, job: Job, todo: Sequence[Job]) -> bool:
         """Train the checkpoint that every run starts from, unless another sweep has; whether there is one now."""
