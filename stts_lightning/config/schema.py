@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 METHODS = ("none", "random", "heuristic", "stts", "stts_no_aux")
 PRESETS = ("paper", "released")
+LAYOUTS = ("flat", "packed")
 POSITIONS = ("renumbered", "original")
 ATTENTION = ("sdpa", "eager")
 
@@ -31,12 +32,14 @@ class PruneConfig:
     percent: float = 50.0  # k %, 0-100: the share of all windows of a video that leave
     layer: int = 3  # l: the scorer reads the output of this ViT block (0-based)
     preset: str = "paper"  # paper: what the text says; released: what the authors' vision code does
+    layout: str = "packed"  # of what is left of the frames: the paper's rows, or flat, one sequence without padding
     positions: str = "renumbered"  # of the surviving prompt tokens; original keeps the gaps
     seed: int = 0  # scorer initialisation, and the mask that `random` uses in evaluation
 
     def __post_init__(self) -> None:
         _one_of("prune.method", self.method, METHODS)
         _one_of("prune.preset", self.preset, PRESETS)
+        _one_of("prune.layout", self.layout, LAYOUTS)
         _one_of("prune.positions", self.positions, POSITIONS)
         check_percent(self.percent)
         if self.method == "none":

@@ -13,6 +13,7 @@ from transformers import Molmo2ForConditionalGeneration
 from transformers.models.molmo2.modeling_molmo2 import Molmo2CausalLMOutputWithPast, Molmo2Model
 
 from stts_lightning.config import PruneConfig, check_percent
+from stts_lightning.molmo2.attention import PREFIX
 from stts_lightning.molmo2.language import attention_mask_4d
 from stts_lightning.molmo2.prompt import IGNORE, ShortPrompt, shorten
 from stts_lightning.molmo2.vision import VideoFeatures, check_layer, encode_videos, feature_layers
@@ -158,6 +159,8 @@ class PruneHandle:
         """Give the stock model back, to the last bit. The scorer's weights are dropped."""
         del self.model.model.vision_tower.token_scorer
         del self.model.model.prune_config
+        vision = self.model.model.vision_tower.config
+        vision._attn_implementation = vision._attn_implementation.removeprefix(PREFIX)
         self.model.model.__class__ = Molmo2Model
         self.model.__class__ = Molmo2ForConditionalGeneration
 
@@ -187,6 +190,7 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
     weight = inner.vision_tower.patch_embedding.weight
     inner.vision_tower.token_scorer = scorer.to(weight.device, weight.dtype).train(model.training)
     inner.prune_config = replace(config)
+    inner.vision_tower.config._attn_implementation = PREFIX + inner.vision_tower.config._attn_implementation
     inner.__class__ = PrunedMolmo2Model
     model.__class__ = PrunedMolmo2
     return PruneHandle(model)

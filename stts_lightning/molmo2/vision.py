@@ -10,8 +10,8 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.molmo2.modeling_molmo2 import Molmo2Model
 
 from stts_lightning.config import PruneConfig
+from stts_lightning.molmo2.arrange import arrange
 from stts_lightning.prune.bias import expand_to_patches, paper_bias, released_bias
-from stts_lightning.prune.pack import block_diagonal_mask, gather_rows, kept_patches, pack, repack_table
 from stts_lightning.prune.scorers import PRESETS
 from stts_lightning.prune.select import select
 from stts_lightning.prune.types import Pruning, Scores, Selection, Windows
@@ -55,29 +55,31 @@ def encode_videos(
     features = first_blocks(model, config.layer, pixels_TNC)
     x_TND = features[config.layer]
     scores = scorer(x_TND, windows)
-    bias, packed, mask, selection = None, None, None, None
-    if config.percent > 0:
-        bias = _key_bias(scores, config.preset, windows, num_patches, x_TND)
-        selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
+    if config.percent == 0:
+        for i in range(config.layer + 1, max(taps) + 1):  # blocks after the last feature layer never run
+            x_TND = features[i] = tower.layers[i](x_TND, None)
+        tokens_KD = _connect(model, features, taps, table_MP)
+        return _result(tokens_KD, scores, None, windows, len(x_TND))
+
+    bias = _key_bias(scores, config.preset, windows, num_patches, x_TND)
+    selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
     i = config.layer + 1
     x_TND = features[i] = tower.layers[i](x_TND, bias)
 
-    if selection is not None:
-        keep_TN = kept_patches(selection, windows, x_TND.shape[0] * num_patches).view(-1, num_patches)
-        packed = pack(keep_TN, PRESETS[config.preset].refill_lone_frames)
-        mask = block_diagonal_mask(packed, x_TND.dtype)
-        features = {tap: gather_rows(features[tap], packed) for tap in features if tap in taps}
-        x_TND = gather_rows(x_TND, packed)
-    for i in range(config.layer + 2, max(taps) + 1):  # blocks after the last feature layer never run
-        x_TND = features[i] = tower.layers[i](x_TND, mask)
+    refill = PRESETS[config.preset].refill_lone_frames
+    left = arrange(selection, windows, num_patches, config.layout, refill, x_TND.dtype)
+    features = {tap: left.gather(features[tap]) for tap in features if tap in taps}
+    x_RND = left.gather(x_TND)
+    for i in range(config.layer + 2, max(taps) + 1):
+        x_RND = features[i] = tower.layers[i](x_RND, left.mask, segments=left.segments)
+    tokens_KD = _connect(model, features, taps, left.table_KP)
+    return _result(tokens_KD, scores, selection, windows, len(x_RND))
 
-    table_KP = table_MP
-    if selection is not None and packed is not None:
-        table_KP = repack_table(table_MP[selection.kept_K], packed)
+
+def _connect(model: Molmo2Model, features: dict[int, Tensor], taps: list[int], table_KP: Tensor) -> Tensor:
+    """The connector on kept windows only: (K, hidden)."""
     tapped = torch.cat([features[tap] for tap in taps], dim=-1)
-    tokens_KD = model.multi_modal_projector(tapped, table_KP).last_hidden_state
-    rows = packed.source_RN.shape[0] if packed is not None else x_TND.shape[0]
-    return _result(tokens_KD, scores, selection, windows, rows)
+    return model.multi_modal_projector(tapped, table_KP).last_hidden_state
 
 
 def first_blocks(model: Molmo2Model, layer: int, pixels_TNC: Tensor) -> dict[int, Tensor]:

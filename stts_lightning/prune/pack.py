@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -44,6 +45,16 @@ def kept_patches(selection: Selection, windows: Windows, num_patches: int) -> Te
     return keep[:num_patches]
 
 
+def lone_frames(keep_TN: Tensor) -> Tensor:
+    """(T,) True for the frames that first-fit-descending leaves alone in their row."""
+    return _lone(first_fit_descending(keep_TN.sum(1).tolist(), keep_TN.shape[1]), keep_TN.device)
+
+
+def _lone(assignment: Assignment, device: torch.device) -> Tensor:
+    frames_in_row = Counter(assignment.row)
+    return torch.tensor([j >= 0 and frames_in_row[j] == 1 for j in assignment.row], device=device)
+
+
 def pack(keep_TN: Tensor, refill_lone_frames: bool = False) -> Packed:
     """Plan rows of N slots for the kept patches of (T, N) frames.
 
@@ -53,12 +64,9 @@ def pack(keep_TN: Tensor, refill_lone_frames: bool = False) -> Packed:
     num_frames, num_patches = keep_TN.shape
     device = keep_TN.device
     counts = keep_TN.sum(1).tolist()  # first-fit-descending depends on the data: the one synchronisation
-    row, offset, num_rows = first_fit_descending(counts, num_patches)
-    placed_TN = keep_TN
-    if refill_lone_frames:
-        frames_in_row = [row.count(j) for j in range(num_rows)]
-        lone = torch.tensor([j >= 0 and frames_in_row[j] == 1 for j in row], device=device)
-        placed_TN = keep_TN | lone[:, None]
+    assignment = first_fit_descending(counts, num_patches)
+    row, offset, num_rows = assignment
+    placed_TN = keep_TN | _lone(assignment, device)[:, None] if refill_lone_frames else keep_TN
     first_slot = torch.tensor([r * num_patches + o for r, o in zip(row, offset, strict=True)], device=device)
     slot_TN = first_slot[:, None] + placed_TN.cumsum(1) - 1
 
@@ -72,9 +80,9 @@ def pack(keep_TN: Tensor, refill_lone_frames: bool = False) -> Packed:
     return Packed(source_RN, segment_RN, slot_of_patch)
 
 
-def gather_rows(x_TND: Tensor, packed: Packed) -> Tensor:
-    """The packed rows, (R, N, D). Unused slots hold a copy of patch 0: they are read by nobody."""
-    return x_TND.flatten(0, 1)[packed.source_RN.clamp(min=0)]
+def gather_rows(x_TND: Tensor, source_RN: Tensor) -> Tensor:
+    """The slots' contents, (R, N, D). Unused slots hold a copy of patch 0: they are read by nobody."""
+    return x_TND.flatten(0, 1)[source_RN.clamp(min=0)]
 
 
 def block_diagonal_mask(packed: Packed, dtype: torch.dtype) -> Tensor:

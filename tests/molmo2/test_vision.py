@@ -28,6 +28,7 @@ def assert_same_gradients(ours, expected):
         torch.testing.assert_close(a.grad, b.grad, rtol=0, atol=1e-7 + 1e-5 * float(b.grad.abs().max()), msg=name)
 
 
+@pytest.mark.parametrize("layout", ["flat", "packed"])
 @pytest.mark.parametrize(
     "preset, positions, layer, side",
     [
@@ -39,10 +40,11 @@ def assert_same_gradients(ours, expected):
         ("released", "original", 1, 9),
     ],
 )
-def test_packed_equals_masked(build_model, build_inputs, preset, positions, layer, side):
+def test_flat_and_packed_equal_masked(build_model, build_inputs, preset, positions, layer, side, layout):
     model = build_model(side)
     inputs = with_labels(build_inputs([5, 3], side=side))
-    handle = apply_stts(model, PruneConfig(percent=50, layer=layer, preset=preset, positions=positions))
+    config = PruneConfig(percent=50, layer=layer, preset=preset, positions=positions, layout=layout)
+    handle = apply_stts(model, config)
     out = model(**inputs)
     out.loss.backward()
 
@@ -53,7 +55,7 @@ def test_packed_equals_masked(build_model, build_inputs, preset, positions, laye
     next_token_loss(logits, short["labels"]).backward()
 
     real = short["attention_mask"].bool()
-    assert out.pruning.packed_rows < 8  # otherwise nothing was packed
+    assert out.pruning.packed_rows < 8 if layout == "packed" else out.pruning.packed_rows == 1
     counts = [9 * int(frame.sum()) for keep in out.pruning.keep for frame in keep]
     if preset == "released":  # otherwise nothing was refilled
         assert any(counts[t] < 81 for t in lone_frames(counts, 81))

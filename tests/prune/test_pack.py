@@ -125,7 +125,7 @@ def test_slots_give_the_kept_features_back(keep, refill):
     frames, patches = keep.shape
     x = torch.arange(frames * patches * 2, dtype=torch.float).view(frames, patches, 2)
     packed = pack(keep, refill)
-    rows = gather_rows(x, packed).flatten(0, 1)
+    rows = gather_rows(x, packed.source_RN).flatten(0, 1)
     slots = packed.slot_of_patch[keep.flatten()]
     assert torch.equal(rows[slots], x[keep])
 
@@ -152,7 +152,7 @@ def test_packed_attention_sees_what_the_frame_alone_would(keep, refill):
     frames, patches = keep.shape
     x = torch.randn(frames, patches, 4, generator=torch.Generator().manual_seed(0))
     packed = pack(keep, refill)
-    rows = gather_rows(x, packed)
+    rows = gather_rows(x, packed.source_RN)
     out = torch.nn.functional.scaled_dot_product_attention(
         rows[:, None], rows[:, None], rows[:, None], attn_mask=block_diagonal_mask(packed, x.dtype)
     )[:, 0].flatten(0, 1)

@@ -1,0 +1,45 @@
+"""The attention of the vision tower's blocks, as transformers looks it up by name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.models.molmo2.modeling_molmo2 import eager_attention_forward
+
+from stts_lightning.prune.flat import segment_attention
+
+
+class Segments(NamedTuple):
+    """Which tokens of a flat sequence see each other; passed to a block beside its input."""
+
+    bounds_T1: Tensor
+    longest: int
+
+
+def attention_forward(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    stock: Callable[..., tuple[Tensor, Tensor | None]],
+    scaling: float,
+    segments: Segments | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, Tensor | None]:
+    """Within ``segments`` where they are given, else as ``stock`` does it."""
+    if segments is None:
+        return stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+    out_HSD = segment_attention(query[0], key[0], value[0], segments.bounds_T1, segments.longest, scaling)
+    return out_HSD.transpose(0, 1)[None].contiguous(), None
+
+
+PREFIX = "stts_"  # of the names that stand beside transformers' own
+for name, stock in (("sdpa", sdpa_attention_forward), ("eager", eager_attention_forward)):
+    ALL_ATTENTION_FUNCTIONS.register(PREFIX + name, functools.partial(attention_forward, stock=stock))
