@@ -24,37 +24,34 @@ TIMED_STEPS = 2
 def calibrate(config: Config) -> dict[str, Any]:
     """Seconds a clip: ``make_s`` to generate, ``read_s`` to decode, ``step_s`` {threads: to train on it}.
 
-    The numbers hold for clips like the embedded set's; the tiny model is built anew, nothing is left behind.
+    The clips are those of ``config.data.train``, or a few of the embedded set's kind; the tiny model is built
+    anew, and nothing is left behind.
     """
     with tempfile.TemporaryDirectory() as folder:
         make_s = _make(Path(folder), config)
-        data = replace(
-            config.data,
-            train=f"{folder}/train.jsonl",
-            eval=f"{folder}/train.jsonl",
-            num_workers=0,
-            frame_cache_dir=None,
-        )
-        config = replace(config, data=data, optim=replace(config.optim, batch_size=NUM_CLIPS))
+        data = replace(config.data, num_workers=0, frame_cache_dir=None)
+        if data.train is None:
+            data = replace(data, train=f"{folder}/train.jsonl", eval=f"{folder}/train.jsonl")
+        config = replace(config, data=data)
         backbone = load_backbone(config.backbone)
         module, loader = STTSModule(config, backbone), VideoQuestionData(config, backbone.tokenizer)
         loader.setup()
         dataset = loader.train_dataloader().dataset
         dataset[0]  # starts the decoder's process
         started = time.perf_counter()
-        samples = [dataset[i] for i in range(1, NUM_CLIPS)]
-        read_s = (time.perf_counter() - started) / len(samples)
+        samples = [dataset[i % len(dataset)] for i in range(1, 1 + NUM_CLIPS)]
+        read_s = (time.perf_counter() - started) / NUM_CLIPS
         batch = loader.train_dataloader().collate_fn(samples)
         batch = loader.on_after_batch_transfer(batch, 0)
     threads = {config.trainer.num_threads, config.pretrain.num_threads}
-    return {"make_s": make_s, "read_s": read_s, "step_s": {n: _step(module, batch, n) / len(samples) for n in threads}}
+    return {"make_s": make_s, "read_s": read_s, "step_s": {n: _step(module, batch, n) / NUM_CLIPS for n in threads}}
 
 
 def _make(folder: Path, config: Config) -> float:
     (folder / "train").mkdir()
     started = time.perf_counter()
-    rows = [row for i in range(NUM_CLIPS) for row in make_clip((folder, "train", i, config.data.generated))]
-    seconds = (time.perf_counter() - started) / NUM_CLIPS
+    rows = [row for i in range(NUM_CLIPS + 1) for row in make_clip((folder, "train", i, config.data.generated))]
+    seconds = (time.perf_counter() - started) / (NUM_CLIPS + 1)
     (folder / "train.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
     return seconds
 

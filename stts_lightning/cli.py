@@ -15,7 +15,12 @@ from stts_lightning.config import load_config, read_config, save_config
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; user errors end in one message without a traceback, and exit status 2."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)  # overrides may stand before and after the options
+    if any(item.startswith("-") for item in rest) or (rest and not hasattr(arguments, "overrides")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
     # Progress lines and results are what a user should see, not the libraries' notes to themselves.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", category=FutureWarning)

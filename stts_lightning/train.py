@@ -1,4 +1,4 @@
-"""One run, read from top to bottom: seed, data, module, callbacks, logger, trainer, fit, evaluate, leave results."""
+"""One run, read from top to bottom: seed, module, data, callbacks, logger, trainer, fit, evaluate, leave results."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     torch.set_num_threads(config.trainer.num_threads)
 
     backbone = load_backbone(config.backbone, config.init_from)
-    data = VideoQuestionData(config, backbone.tokenizer)
     module = STTSModule(config, backbone)
+    data = VideoQuestionData(config, backbone.tokenizer, module.warmup_steps)
 
     phase = "pretraining" if config.optim.dense_weight > 0 else "training"
     throughput, decisions = Throughput(config.trainer.throughput_warmup), Decisions()
@@ -116,19 +116,19 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
 
 def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callback], logger: object) -> pl.Trainer:
     settings = config.trainer
+    max_steps = config.optim.steps + module.warmup_steps
     return pl.Trainer(
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
         strategy=settings.strategy,
         precision=settings.precision,
-        max_steps=config.optim.steps + module.warmup_steps,
+        max_steps=max_steps,
         accumulate_grad_batches=config.optim.accumulate,
         gradient_clip_val=config.optim.clip_norm,
-        limit_val_batches=1.0,
         num_sanity_val_steps=0,
-        val_check_interval=None,
-        check_val_every_n_epoch=None,  # evaluated once, after training
+        check_val_every_n_epoch=None,
+        val_check_interval=max_steps * config.optim.accumulate + 1,  # never: evaluated once, after training
         log_every_n_steps=settings.log_every,
         enable_progress_bar=settings.progress,
         enable_model_summary=False,

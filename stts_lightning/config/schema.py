@@ -84,7 +84,7 @@ class BackboneConfig:
     window: int = 3  # w: patches on one side of a pooled window
     attention: str = "sdpa"
     dtype: str = "float32"
-    gradient_checkpointing: bool = False  # recompute activations in the backward pass: slower, far less memory
+    activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, far less memory
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
     def __post_init__(self) -> None:

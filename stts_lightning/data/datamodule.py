@@ -20,10 +20,14 @@ from stts_lightning.video.patches import frames_to_patches
 
 
 class VideoQuestionData(pl.LightningDataModule):
-    """Questions about videos: the generated set, or a user's JSON Lines file."""
+    """Questions about videos: the generated set, or a user's JSON Lines file.
 
-    def __init__(self, config: Config, tokenizer: PreTrainedTokenizerBase) -> None:
+    ``warmup_steps`` are the steps before ``optim.steps`` in which the scorer learns alone.
+    """
+
+    def __init__(self, config: Config, tokenizer: PreTrainedTokenizerBase, warmup_steps: int = 0) -> None:
         super().__init__()
+        self.warmup_steps = warmup_steps
         self.config = config
         self.tokenizer = tokenizer
         self.problems: list[Problem] = []  # unusable questions of the training data, counted once each
@@ -78,7 +82,8 @@ class VideoQuestionData(pl.LightningDataModule):
             optim.batch_size,
             optim.steps * optim.accumulate,
             self.config.seed,
-            start_batch=trainer.global_step * optim.accumulate if trainer else 0,
+            warmup_batches=self.warmup_steps * optim.accumulate,
+            done_batches=trainer.global_step * optim.accumulate if trainer else 0,
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
         )

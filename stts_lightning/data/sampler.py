@@ -9,10 +9,12 @@ from torch.utils.data import Sampler
 
 
 class StepSampler(Sampler[list[int]]):
-    """Batches for a number of steps: one permutation after another, each from (seed, epoch).
+    """The batches of a run in one order: one permutation after another, each from (seed, epoch).
 
-    Nothing is drawn from the global generator, and ``start_batch`` takes up the very order that an
-    interrupted run had. Each of ``world_size`` processes takes every world_size-th item of the same order.
+    Nothing is drawn from the global generator. The ``warmup_batches`` of the scorer come from permutations before
+    the first: with or without them, the steps that all methods share see the same clips in the same order.
+    ``done_batches`` takes up what an interrupted run had left. Each of ``world_size`` processes takes every
+    world_size-th item.
     """
 
     def __init__(
@@ -21,7 +23,8 @@ class StepSampler(Sampler[list[int]]):
         batch_size: int,
         num_batches: int,
         seed: int,
-        start_batch: int = 0,
+        warmup_batches: int = 0,
+        done_batches: int = 0,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -29,16 +32,19 @@ class StepSampler(Sampler[list[int]]):
         self.batch_size = batch_size
         self.num_batches = num_batches
         self.seed = seed
-        self.start_batch = start_batch
+        self.warmup_batches = warmup_batches
+        self.done_batches = done_batches
         self.rank = rank
         self.world_size = world_size
 
     def __len__(self) -> int:
-        return max(self.num_batches - self.start_batch, 0)
+        """Of the whole run: Lightning counts a resumed run's batches from its beginning."""
+        return self.warmup_batches + self.num_batches
 
     def __iter__(self) -> Iterator[list[int]]:
-        epoch, order = -1, []
-        for batch in range(self.start_batch, self.num_batches):
+        epoch: int | None = None
+        order: list[int] = []
+        for batch in range(self.done_batches - self.warmup_batches, self.num_batches):
             items = []
             for i in range(self.batch_size):
                 position = (batch * self.batch_size + i) * self.world_size + self.rank

@@ -39,8 +39,8 @@ class STTSModule(pl.LightningModule):
         self.config = config
         self.model = backbone.model
         self.handle = handle or apply_stts(self.model, config.prune)
-        if config.backbone.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+        if config.backbone.activation_checkpointing:
+            self.model.activation_checkpointing_enable()
         self.warmup_steps = warmup_steps(config.aux, config.prune.method == "stts")
         preset = PRESETS[config.prune.preset]
         self.aux_weight = preset.aux_weight if config.aux.weight is None else config.aux.weight

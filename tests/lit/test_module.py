@@ -34,7 +34,7 @@ def fit(config: Config, *callbacks: pl.Callback) -> tuple[STTSModule, dict[str, 
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
         gradient_clip_val=1.0, use_distributed_sampler=False,
     )  # fmt: skip
-    trainer.fit(module, datamodule=VideoQuestionData(config, backbone.tokenizer))
+    trainer.fit(module, datamodule=VideoQuestionData(config, backbone.tokenizer, module.warmup_steps))
     return module, before
 
 
@@ -93,14 +93,14 @@ def test_loss_is_task_plus_weighted_auxiliary(root: Path) -> None:
     assert loss.item() == pytest.approx(out.loss.item() + 0.25 * out.pruning.aux_loss.item(), rel=1e-6)
 
 
-def test_gradient_checkpointing_changes_no_gradient(root: Path) -> None:
+def test_activation_checkpointing_changes_no_gradient(root: Path) -> None:
     """Recomputed blocks must see the same bias, masks and selection."""
     gradients = []
     for flag in ("false", "true"):
-        config = config_for(root, f"backbone.gradient_checkpointing={flag}", "prune.percent=50")
+        config = config_for(root, f"backbone.activation_checkpointing={flag}", "prune.percent=50")
         backbone = load_backbone(config.backbone)
         module, data = STTSModule(config, backbone), VideoQuestionData(config, backbone.tokenizer)
-        assert module.model.is_gradient_checkpointing == (flag == "true")
+        assert module.model.is_activation_checkpointing == (flag == "true")
         data.setup()
         batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
         out = module.train()(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])
