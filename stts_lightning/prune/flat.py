@@ -65,6 +65,7 @@ def segment_attention(
 
         q, k, v = (x.transpose(0, 1).contiguous() for x in (q_HSD, k_HSD, v_HSD))
         out = varlen_attn(q, k, v, bounds_T1, bounds_T1, longest, longest, scale=scale)
+        assert isinstance(out, Tensor)
         return out.transpose(0, 1)
     lengths = bounds_T1.diff().tolist()
     parts = zip(*(x.split(lengths, dim=1) for x in (q_HSD, k_HSD, v_HSD)), strict=True)
