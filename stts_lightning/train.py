@@ -81,10 +81,33 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
             finish_run(run_id, None, run.path, status="FAILED")
         raise
 
+    result = _result(config, run, module, trainer, throughput, train_seconds, eval_seconds)
+    if trainer.is_global_zero:
+        lines = [json.dumps(prediction.row()) for prediction in module.predictions]
+        run.predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        decisions.save(run.decisions)
+        save_pruned(module.handle, backbone.tokenizer, run.model)
+        write_result(run.path, result)
+        write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
+        if run_id is not None:
+            finish_run(run_id, result, run.path, status="FINISHED")
+        shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ holds what a finished run leaves
+    return result
+
+
+def _result(
+    config: Config,
+    run: RunDir,
+    module: STTSModule,
+    trainer: pl.Trainer,
+    throughput: Throughput,
+    train_seconds: float,
+    eval_seconds: float,
+) -> Result:
     predictions = module.predictions
-    hits, videos = [p.correct for p in predictions], [p.video for p in predictions]
-    accuracy = clustered_accuracy(hits, videos)
-    result = Result(
+    hits = [p.correct for p in predictions]
+    accuracy = clustered_accuracy(hits, [p.video for p in predictions])
+    return Result(
         method=config.prune.method,
         prune_percent=config.prune.percent,
         seed=config.seed,
@@ -101,17 +124,6 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         checkpoint=str(run.model),
         git_commit=git_commit(),
     )
-    if trainer.is_global_zero:
-        lines = [json.dumps(prediction.row()) for prediction in predictions]
-        run.predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        decisions.save(run.decisions)
-        save_pruned(module.handle, backbone.tokenizer, run.model)
-        write_result(run.path, result)
-        write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
-        if run_id is not None:
-            finish_run(run_id, result, run.path, status="FINISHED")
-        shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ holds what a finished run leaves
-    return result
 
 
 def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callback], logger: object) -> pl.Trainer:
