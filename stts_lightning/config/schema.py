@@ -32,7 +32,7 @@ class PruneConfig:
     percent: float = 50.0  # k %, 0-100: the share of all windows of a video that leave
     layer: int = 3  # l: the scorer reads the output of this ViT block (0-based)
     preset: str = "paper"  # paper: what the text says; released: what the authors' vision code does
-    layout: str = "packed"  # of what is left of the frames: the paper's rows, or flat, one sequence without padding
+    layout: str = "flat"  # of what is left of the frames: one sequence without padding, or packed, the paper's rows
     positions: str = "renumbered"  # of the surviving prompt tokens; original keeps the gaps
     seed: int = 0  # scorer initialisation, and the mask that `random` uses in evaluation
 

@@ -4,21 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.molmo2.modeling_molmo2 import eager_attention_forward
 
-from stts_lightning.prune.flat import segment_attention
-
-
-class Segments(NamedTuple):
-    """Which tokens of a flat sequence see each other; passed to a block beside its input."""
-
-    bounds_T1: Tensor
-    longest: int
+from stts_lightning.prune.flat import Segments, segment_attention
 
 
 def attention_forward(
@@ -36,8 +29,8 @@ def attention_forward(
     """Within ``segments`` where they are given, else as ``stock`` does it."""
     if segments is None:
         return stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-    out_HSD = segment_attention(query[0], key[0], value[0], segments.bounds_T1, segments.longest, scaling)
-    return out_HSD.transpose(0, 1)[None].contiguous(), None
+    q_SHD, k_SHD, v_SHD = (x[0].transpose(0, 1) for x in (query, key, value))  # as the projections left them
+    return segment_attention(q_SHD, k_SHD, v_SHD, segments, scaling)[None], None
 
 
 PREFIX = "stts_"  # of the names that stand beside transformers' own

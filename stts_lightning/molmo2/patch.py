@@ -9,17 +9,30 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+from torch.utils.checkpoint import checkpoint
 from transformers import Molmo2ForConditionalGeneration
-from transformers.models.molmo2.modeling_molmo2 import Molmo2CausalLMOutputWithPast, Molmo2Model
+from transformers.models.molmo2.modeling_molmo2 import Molmo2Adapter, Molmo2CausalLMOutputWithPast, Molmo2Model
 
 from stts_lightning.config import PruneConfig, check_percent
 from stts_lightning.molmo2.attention import PREFIX
 from stts_lightning.molmo2.language import attention_mask_4d
-from stts_lightning.molmo2.prompt import IGNORE, ShortPrompt, shorten
+from stts_lightning.molmo2.connector import WindowAdapter
+from stts_lightning.molmo2.prompt import (
+    IGNORE,
+    PromptCounts,
+    ShortPrompt,
+    count_prompts,
+    dropped_by_row,
+    labelled_places,
+    placeholder_places,
+    shorten,
+)
 from stts_lightning.molmo2.vision import VideoFeatures, check_layer, encode_videos, feature_layers
 from stts_lightning.prune.scorers import build_scorer
 from stts_lightning.prune.types import Pruning
 
+LOSS_CHUNK = 2048  # labels whose logits are in float32 at a time
 VIDEO_INPUTS = ("pixel_values_videos", "video_token_pooling", "video_grids")
 
 
@@ -63,34 +76,47 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         labels: Tensor | None = None,
         loss_weights: Tensor | None = None,
         subsegment_ids: Tensor | None = None,
+        prompt_counts: PromptCounts | None = None,
         **kwargs: Any,
     ) -> PrunedOutput | tuple:
-        """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels; ``subsegment_ids`` (B, L)
-        separate samples and branches that share a sequence (see `language.attention_mask_4d`)."""
+        """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels, and then logits are made where
+        there are labels alone and not returned; ``subsegment_ids`` (B, L) separate samples and branches that
+        share a sequence (see `language.attention_mask_4d`); ``prompt_counts``, made while the prompts were on
+        the host, spares waiting for the device, as ``video_grids`` do that are left on the host."""
         pruning = None
         as_tuple = kwargs.pop("return_dict", None) is False
         videos = {name: kwargs.pop(name, None) for name in VIDEO_INPUTS}
+        weigh = labels is not None and loss_weights is not None
+        if prompt_counts is None and input_ids is not None and (weigh or videos["pixel_values_videos"] is not None):
+            prompt_counts = count_prompts(input_ids, _two_d(kwargs), self.config.image_token_id, labels)
         if videos["pixel_values_videos"] is not None and input_ids is not None:
             features = self.model.get_video_features(**videos)
             pruning = features.pruning
-            kwargs["mm_encoder_outputs"] = {"video": features}
             if self.model.prune_config.percent > 0:
-                short = _shorten(self, input_ids, pruning, kwargs, subsegment_ids)
+                short = _shorten(self, input_ids, pruning, prompt_counts, kwargs, subsegment_ids)
                 input_ids = short.input_ids
                 labels = short.follow(labels, IGNORE)
                 loss_weights = short.follow(loss_weights, 0)
                 subsegment_ids = short.follow(subsegment_ids, -1)
             else:
-                pruning.prompt_lengths = _prompt_lengths(input_ids, kwargs.get("attention_mask"))
+                dropped_by_row(prompt_counts.placeholders, pruning.kept_tokens, pruning.kept_tokens)
+                pruning.prompt_lengths = prompt_counts.lengths
+            kwargs["inputs_embeds"] = _embed(self, input_ids, features)
         else:
             kwargs.update({name: value for name, value in videos.items() if value is not None})
+            kwargs["input_ids"] = input_ids
         if subsegment_ids is not None:
-            kwargs["attention_mask"] = _branch_mask(self, input_ids, subsegment_ids, kwargs)
+            kwargs["attention_mask"] = _branch_mask(self, subsegment_ids, kwargs)
 
-        weigh = labels is not None and loss_weights is not None
-        out = super().forward(input_ids=input_ids, labels=None if weigh else labels, **kwargs)
-        loss = weighted_loss(out.logits, labels, loss_weights) if weigh else out.loss
-        output = PrunedOutput(**{**out, "loss": loss}, pruning=pruning)
+        if weigh:
+            hidden = self.model(**kwargs).last_hidden_state
+            loss = weighted_loss(self.lm_head, hidden, labels, loss_weights, prompt_counts.labels)
+            out: dict[str, Any] = {"loss": loss}
+        else:
+            out = {**super().forward(labels=labels, **kwargs)}
+        if pruning is not None:
+            out["image_hidden_states"] = torch.cat(features.pooler_output)
+        output = PrunedOutput(**out, pruning=pruning)
         return output.to_tuple() if as_tuple else output
 
     @torch.no_grad()
@@ -109,13 +135,14 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         if kwargs.get("subsegment_ids") is not None:
             raise ValueError("generate() takes one question a row: subsegment_ids are for forward() alone.")
         features = self.model.get_video_features(**videos)
+        counts = count_prompts(input_ids, _two_d(kwargs), self.config.image_token_id)
         if unpruned:
-            features.pruning.prompt_lengths = _prompt_lengths(input_ids, kwargs.get("attention_mask"))
+            features.pruning.prompt_lengths = counts.lengths
             out = super().generate(input_ids, mm_encoder_outputs={"video": features}, **kwargs)
             if not isinstance(out, Tensor):
                 out.pruning = features.pruning
             return out
-        short = _shorten(self, input_ids, features.pruning, kwargs, None, pad_left=True)
+        short = _shorten(self, input_ids, features.pruning, counts, kwargs, None, pad_left=True)
         if self.model.prune_config.positions == "renumbered":
             kwargs.pop("position_ids")  # generate() counts them itself
         _shift_length_limits(self, kwargs, input_ids.shape[1] - short.input_ids.shape[1])
@@ -161,6 +188,7 @@ class PruneHandle:
         del self.model.model.prune_config
         vision = self.model.model.vision_tower.config
         vision._attn_implementation = vision._attn_implementation.removeprefix(PREFIX)
+        self.model.model.multi_modal_projector.__class__ = Molmo2Adapter
         self.model.model.__class__ = Molmo2Model
         self.model.__class__ = Molmo2ForConditionalGeneration
 
@@ -177,12 +205,16 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
     if type(model) is not Molmo2ForConditionalGeneration:
         raise ValueError(f"apply_stts takes a Molmo2ForConditionalGeneration, not {type(model).__name__}.")
     inner = model.model
-    for part, name in ((inner.vision_tower, "vision tower"), (inner.language_model, "language model")):
+    for part, name, known in (
+        (inner.vision_tower, "vision tower", ("sdpa", "eager")),
+        (inner.multi_modal_projector, "connector", ("sdpa", "eager")),
+        (inner.language_model, "language model", ("sdpa", "eager", "flex_attention")),
+    ):
         implementation = part.config._attn_implementation
-        if implementation not in ("sdpa", "eager"):
+        if implementation not in known:
             raise ValueError(
                 f"The {name} uses attn_implementation={implementation!r}, which ignores the bias and masks that "
-                "pruning needs. Load the model with attn_implementation='sdpa'."
+                f"pruning needs. Load the model with one of {', '.join(known)}."
             )
     check_layer(config, feature_layers(inner))
     vision = inner.config.vision_config
@@ -191,23 +223,46 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
     inner.vision_tower.token_scorer = scorer.to(weight.device, weight.dtype).train(model.training)
     inner.prune_config = replace(config)
     inner.vision_tower.config._attn_implementation = PREFIX + inner.vision_tower.config._attn_implementation
+    inner.multi_modal_projector.__class__ = WindowAdapter
     inner.__class__ = PrunedMolmo2Model
     model.__class__ = PrunedMolmo2
     return PruneHandle(model)
 
 
-def weighted_loss(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-    """Next-token cross-entropy, sum of weight * loss over sum of weights."""
-    labels, weights = labels[:, 1:].flatten(), weights[:, 1:].flatten().float()
-    losses = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels, ignore_index=IGNORE, reduction="none")
-    weights = weights * (labels != IGNORE)
-    return (losses * weights).sum() / weights.sum().clamp(min=1e-9)
+def weighted_loss(lm_head: nn.Module, hidden_BLD: Tensor, labels: Tensor, weights: Tensor, most: int) -> Tensor:
+    """Next-token cross-entropy, sum of weight * loss over sum of weights, with logits at labelled places alone.
+
+    ``most`` is the most labels that a row predicts, as counted on the host; the (B, L) ``labels`` are of the
+    shortened prompt and may hold fewer.
+    """
+    places = labelled_places(labels, most)
+    targets, weights = labels[:, 1:].gather(1, places), weights[:, 1:].gather(1, places).float()
+    logits = lm_head(hidden_BLD.take_along_dim(places[..., None], dim=1)).flatten(0, 1)
+    losses = [
+        checkpoint(_cross_entropy, *chunk, use_reentrant=False)  # float32 logits of one chunk live at a time
+        for chunk in zip(logits.split(LOSS_CHUNK), targets.flatten().split(LOSS_CHUNK), strict=True)
+    ]
+    weights = (weights * (targets != IGNORE)).flatten()
+    return (torch.cat(losses) * weights).sum() / weights.sum().clamp(min=1e-9)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none")
+
+
+def _embed(model: PrunedMolmo2, input_ids: Tensor, features: VideoFeatures) -> Tensor:
+    """Token embeddings with the vision tokens added at their placeholders, as Molmo2 adds them."""
+    embeds_BLD = model.get_input_embeddings()(input_ids)
+    tokens_KD = torch.cat(features.pooler_output).to(embeds_BLD)
+    places_K = placeholder_places(input_ids, model.config.image_token_id, len(tokens_KD))
+    return embeds_BLD.flatten(0, 1).index_add(0, places_K, tokens_KD).view_as(embeds_BLD)
 
 
 def _shorten(
     model: PrunedMolmo2,
     input_ids: Tensor,
     pruning: Pruning,
+    counts: PromptCounts,
     kwargs: dict[str, Any],
     subsegment_ids: Tensor | None,
     pad_left: bool | None = None,
@@ -216,10 +271,13 @@ def _shorten(
     attention_mask = kwargs.get("attention_mask")
     if attention_mask is not None and attention_mask.dim() != 2:
         raise ValueError("A ready 4-D attention_mask cannot be shortened; pass the 2-D one and subsegment_ids.")
+    windows = [keep.numel() for keep in pruning.keep]
     short = shorten(
         input_ids,
         torch.cat([keep.flatten() for keep in pruning.keep]),
         model.config.image_token_id,
+        counts,
+        dropped_by_row(counts.placeholders, windows, pruning.kept_tokens),
         attention_mask=attention_mask,
         position_ids=kwargs.get("position_ids"),
         subsegment_ids=subsegment_ids,
@@ -236,22 +294,21 @@ def _shorten(
     return short
 
 
-def _prompt_lengths(input_ids: Tensor, attention_mask: Tensor | None) -> list[int]:
-    """Tokens of each unshortened prompt; a ready 4-D mask does not tell padding."""
-    if attention_mask is None or attention_mask.dim() != 2:
-        attention_mask = torch.ones_like(input_ids)
-    return attention_mask.sum(1).tolist()
+def _two_d(kwargs: dict[str, Any]) -> Tensor | None:
+    """The attention mask if it tells padding; a ready 4-D one does not."""
+    attention_mask: Tensor | None = kwargs.get("attention_mask")
+    return attention_mask if attention_mask is not None and attention_mask.dim() == 2 else None
 
 
-def _branch_mask(model: PrunedMolmo2, input_ids: Tensor, subsegment_ids: Tensor, kwargs: dict[str, Any]) -> Tensor:
+def _branch_mask(model: PrunedMolmo2, subsegment_ids: Tensor, kwargs: dict[str, Any]) -> Tensor | BlockMask:
     types = kwargs.get("mm_token_type_ids")
     if types is None:
         raise ValueError("subsegment_ids need mm_token_type_ids beside them, 1 at vision tokens.")
     attention_mask = kwargs.get("attention_mask")
     if attention_mask is None:
-        attention_mask = torch.ones_like(input_ids)
-    eager = model.model.language_model.config._attn_implementation == "eager"
-    return attention_mask_4d(attention_mask, types == 1, subsegment_ids, model.dtype if eager else None)
+        attention_mask = torch.ones_like(types)
+    implementation = model.model.language_model.config._attn_implementation
+    return attention_mask_4d(attention_mask, types == 1, subsegment_ids, implementation, model.dtype)
 
 
 def _shift_length_limits(model: PrunedMolmo2, kwargs: dict[str, Any], shorter_by: int) -> None:

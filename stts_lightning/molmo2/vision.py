@@ -15,7 +15,7 @@ from stts_lightning.prune.bias import expand_to_patches, paper_bias, released_bi
 from stts_lightning.prune.scorers import PRESETS
 from stts_lightning.prune.select import select
 from stts_lightning.prune.types import Pruning, Scores, Selection, Windows
-from stts_lightning.prune.windows import is_first_frame, window_of_patch
+from stts_lightning.prune.windows import gather_windows, is_first_frame, window_of_patch
 
 
 @dataclass
@@ -58,8 +58,8 @@ def encode_videos(
     if config.percent == 0:
         for i in range(config.layer + 1, max(taps) + 1):  # blocks after the last feature layer never run
             x_TND = features[i] = tower.layers[i](x_TND, None)
-        tokens_KD = _connect(model, features, taps, table_MP)
-        return _result(tokens_KD, scores, None, windows, len(x_TND))
+        gathered = gather_windows(_tapped(features, taps), table_MP, windows.tile(num_patches))
+        return _result(_connect(model, *gathered), scores, None, windows, len(x_TND))
 
     bias = _key_bias(scores, config.preset, windows, num_patches, x_TND)
     selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
@@ -72,14 +72,18 @@ def encode_videos(
     x_RND = left.gather(x_TND)
     for i in range(config.layer + 2, max(taps) + 1):
         x_RND = features[i] = tower.layers[i](x_RND, left.mask, segments=left.segments)
-    tokens_KD = _connect(model, features, taps, left.table_KP)
+    tokens_KD = left.restore(_connect(model, *left.windows(_tapped(features, taps))))
     return _result(tokens_KD, scores, selection, windows, len(x_RND))
 
 
-def _connect(model: Molmo2Model, features: dict[int, Tensor], taps: list[int], table_KP: Tensor) -> Tensor:
+def _tapped(features: dict[int, Tensor], taps: list[int]) -> Tensor:
+    return torch.cat([features[tap] for tap in taps], dim=-1)
+
+
+def _connect(model: Molmo2Model, x_KPD: Tensor, valid_KP: Tensor | None) -> Tensor:
     """The connector on kept windows only: (K, hidden)."""
-    tapped = torch.cat([features[tap] for tap in taps], dim=-1)
-    return model.multi_modal_projector(tapped, table_KP).last_hidden_state
+    tokens_KD: Tensor = model.multi_modal_projector(x_KPD, valid_KP=valid_KP).last_hidden_state
+    return tokens_KD
 
 
 def first_blocks(model: Molmo2Model, layer: int, pixels_TNC: Tensor) -> dict[int, Tensor]:
@@ -104,7 +108,7 @@ def score_videos(
 
 
 def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor) -> Windows:
-    """Check that pixels, table and grids speak of the same videos."""
+    """Check that pixels, table and grids speak of the same videos. Grids on the device would be waited for."""
     grids = grids_V3.tolist()
     frames = [frames for frames, _, _ in grids]
     _, rows, columns = grids[0]
@@ -154,6 +158,7 @@ def _result(
     pruning = Pruning(
         scores=list(scores.scores_TW.detach().split(frames)),
         keep=list(keep_TW.split(frames)),
+        kept_tokens=kept,
         packed_rows=rows,
         aux_loss=scores.aux_loss,
     )
@@ -164,5 +169,5 @@ def _nothing(model: Molmo2Model, pixels_TNC: Tensor, windows: Windows) -> VideoF
     zeros = [pixels_TNC.new_zeros(f, windows.windows_per_frame, dtype=torch.float) for f in windows.frames_per_video]
     hidden = model.config.text_config.hidden_size
     empty = pixels_TNC.new_zeros(0, hidden, dtype=model.vision_tower.dtype)
-    pruning = Pruning(scores=zeros, keep=[z.bool() for z in zeros], packed_rows=0)
+    pruning = Pruning(zeros, [z.bool() for z in zeros], kept_tokens=[0] * len(zeros), packed_rows=0)
     return VideoFeatures(pooler_output=tuple(empty for _ in zeros), pruning=pruning)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import NamedTuple
 
 import torch
@@ -12,64 +13,85 @@ from stts_lightning.prune.pack import kept_patches
 from stts_lightning.prune.types import Selection, Windows
 
 
-class Flat(NamedTuple):
-    """The kept patches of all frames, frame after frame, window after window.
+class Segments(NamedTuple):
+    """Which tokens of a flat sequence see each other: one segment a frame, the longest first.
 
-    ``source_S``: flat patch index of each of the S places. ``bounds_T1``: where each frame begins, and the
-    end, int32 as variable-length kernels take it. ``longest``: an upper bound of a frame's length, known from
-    shapes. ``table_KP``: the places of each kept window's patches, -1 where it hangs over the frame's edge.
+    ``bounds_T1``: where each segment begins, and the end, int32 as variable-length kernels take it.
+    ``longest``: an upper bound of a segment's length, known from shapes. ``runs``: how many segments of which
+    length follow each other, or None where a kernel reads ``bounds_T1`` itself.
+    """
+
+    bounds_T1: Tensor
+    longest: int
+    runs: list[tuple[int, int]] | None
+
+
+class Flat(NamedTuple):
+    """The kept patches of all frames, in an order that suits attention.
+
+    ``source_S``: flat patch index of each of the S places. ``table_KP``: the places of each kept window's
+    patches, -1 where it hangs over the frame's edge; None where window follows window without a gap, and then
+    ``restore_K`` brings the windows back into the order of the videos.
     """
 
     source_S: Tensor
-    bounds_T1: Tensor
-    longest: int
-    table_KP: Tensor
+    segments: Segments
+    table_KP: Tensor | None
+    restore_K: Tensor | None
 
 
-def flatten(selection: Selection, windows: Windows, num_patches: int) -> Flat:
-    """Plan one sequence for the kept patches of frames of ``num_patches`` patches.
+def flatten(selection: Selection, windows: Windows, num_patches: int, dtype: torch.dtype) -> Flat:
+    """Plan one sequence for the kept patches of frames of ``num_patches`` patches, of features in ``dtype``.
 
     Where the windows tile the frame exactly, every length follows from shapes and nothing waits for the device.
     """
-    table_KP = windows.table_MP[selection.kept_K]
-    patches_per_window = table_KP.shape[1]
-    if windows.windows_per_frame * patches_per_window != num_patches:
-        num_frames = len(selection.keep_TW)
-        return flatten_patches(
-            kept_patches(selection, windows, num_frames * num_patches).view(num_frames, -1), table_KP
-        )
-    bounds_T1 = F.pad((selection.keep_TW.sum(1) * patches_per_window).cumsum(0), (1, 0)).int()
-    places = torch.arange(table_KP.numel(), device=table_KP.device).view_as(table_KP)
-    return Flat(table_KP.flatten(), bounds_T1, num_patches, places)
+    patches_per_window = windows.table_MP.shape[1]
+    if not windows.tile(num_patches):
+        keep = kept_patches(selection, windows, len(selection.keep_TW) * num_patches)
+        return flatten_patches(keep.view(-1, num_patches), windows.table_MP[selection.kept_K], dtype)
+    counts_T = selection.keep_TW.sum(1) * patches_per_window
+    order_T = counts_T.argsort(descending=True, stable=True)
+    rank_T = order_T.argsort()
+    order_K = rank_T[selection.kept_K // windows.windows_per_frame].argsort(stable=True)
+    source_S = windows.table_MP[selection.kept_K[order_K]].flatten()
+    return Flat(source_S, _segments(counts_T[order_T], num_patches, dtype), None, order_K.argsort())
 
 
-def flatten_patches(placed_TN: Tensor, table_KP: Tensor) -> Flat:
+def flatten_patches(placed_TN: Tensor, table_KP: Tensor, dtype: torch.dtype) -> Flat:
     """As `flatten`, for any choice of patches: overhanging windows, or patches that are context alone."""
-    bounds_T1 = F.pad(placed_TN.sum(1).cumsum(0), (1, 0)).int()
-    placed = placed_TN.flatten()
-    place_of_patch = placed.cumsum(0) - 1
+    counts_T = placed_TN.sum(1)
+    order_T = counts_T.argsort(descending=True, stable=True)
+    num_patches = placed_TN.shape[1]
+    patches_TN = torch.arange(placed_TN.numel(), device=placed_TN.device).view_as(placed_TN)[order_T]
+    source_S = patches_TN[placed_TN[order_T]]
+    place_of_patch = torch.full((placed_TN.numel(),), -1, device=placed_TN.device)
+    place_of_patch[source_S] = torch.arange(len(source_S), device=placed_TN.device)
     places = torch.where(table_KP >= 0, place_of_patch[table_KP.clamp(min=0)], -1)
-    return Flat(placed.nonzero().flatten(), bounds_T1, placed_TN.shape[1], places)
+    return Flat(source_S, _segments(counts_T[order_T], num_patches, dtype), places, None)
 
 
-def segment_attention(
-    q_HSD: Tensor, k_HSD: Tensor, v_HSD: Tensor, bounds_T1: Tensor, longest: int, scale: float
-) -> Tensor:
-    """Attention within each segment of one flat sequence, (H, S, D) each.
+def _segments(lengths_T: Tensor, longest: int, dtype: torch.dtype) -> Segments:
+    kernel = lengths_T.device.type != "cpu" and dtype in (torch.float16, torch.bfloat16)
+    runs = None if kernel else [(n, length) for length, n in Counter(lengths_T.tolist()).items() if length]
+    return Segments(F.pad(lengths_T.cumsum(0), (1, 0)).int(), longest, runs)
 
-    On a GPU in half precision one variable-length kernel; elsewhere one call a segment, on slices that are
-    never padded.
+
+def segment_attention(q_SHD: Tensor, k_SHD: Tensor, v_SHD: Tensor, segments: Segments, scale: float) -> Tensor:
+    """Attention within each segment of one flat sequence, (S, H, D) each.
+
+    On a GPU in half precision one variable-length kernel; elsewhere one call for all segments of a length, on
+    views that are neither copied nor padded.
     """
-    if q_HSD.is_cuda and q_HSD.dtype in (torch.float16, torch.bfloat16):
+    if segments.runs is None:
         from torch.nn.attention.varlen import varlen_attn
 
-        q, k, v = (x.transpose(0, 1).contiguous() for x in (q_HSD, k_HSD, v_HSD))
-        out = varlen_attn(q, k, v, bounds_T1, bounds_T1, longest, longest, scale=scale)
+        bounds, longest = segments.bounds_T1, segments.longest
+        out = varlen_attn(q_SHD, k_SHD, v_SHD, bounds, bounds, longest, longest, scale=scale)
         assert isinstance(out, Tensor)
-        return out.transpose(0, 1)
-    lengths = bounds_T1.diff().tolist()
-    parts = zip(*(x.split(lengths, dim=1) for x in (q_HSD, k_HSD, v_HSD)), strict=True)
-    attended = [
-        F.scaled_dot_product_attention(q[None], k[None], v[None], scale=scale)[0] for q, k, v in parts if q.shape[1]
-    ]
-    return torch.cat(attended, dim=1)
+        return out
+    sizes = [count * length for count, length in segments.runs]
+    attended = []
+    for run, *parts in zip(segments.runs, *(x.split(sizes) for x in (q_SHD, k_SHD, v_SHD)), strict=True):
+        q, k, v = (x.unflatten(0, run).transpose(1, 2) for x in parts)
+        attended.append(F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)

@@ -147,7 +147,8 @@ def pack(keep_TN: Tensor, refill_lone_frames: bool = False) -> Packed:
 
 def gather_rows(x_TND: Tensor, source_RN: Tensor) -> Tensor:
     """The slots' contents, (R, N, D). Unused slots hold a copy of patch 0: they are read by nobody."""
-    return x_TND.flatten(0, 1)[source_RN.clamp(min=0)]
+    chosen = x_TND.flatten(0, 1).index_select(0, source_RN.flatten().clamp(min=0))
+    return chosen.view(*source_RN.shape, x_TND.shape[-1])
 
 
 def block_diagonal_mask(packed: Packed, dtype: torch.dtype) -> Tensor:

@@ -50,11 +50,12 @@ class TokenPooler(nn.Module):
             nn.init.normal_(layer.weight, std=dim**-0.5 if std is None else std)
             nn.init.zeros_(layer.bias)
 
-    def forward(self, x_MPD: Tensor, valid_MP: Tensor) -> Tensor:
+    def forward(self, x_MPD: Tensor, valid_MP: Tensor | None) -> Tensor:
         """(M, P, D) to (M, D); slots that hang over the edge of the frame are masked."""
         q, k, v = self.wq(mean_pool(x_MPD, valid_MP)[:, None]), self.wk(x_MPD), self.wv(x_MPD)
         q, k, v = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
-        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=valid_MP[:, None, None, :])
+        mask = None if valid_MP is None else valid_MP[:, None, None, :]
+        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.wo(pooled.transpose(1, 2).flatten(1))
 
 
@@ -88,7 +89,7 @@ class STTSScorer(nn.Module):
     def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
         """Scores in (0, 1); the previous frame's pooled features come before the current frame's."""
         first_T = is_first_frame(windows.frames_per_video, x_TND.device)
-        x_MPD, valid_MP = gather_windows(x_TND, windows)
+        x_MPD, valid_MP = gather_windows(x_TND, windows.table_MP, windows.tile(x_TND.shape[1]))
         pooled_TWD = self.patch_token_pooler(x_MPD, valid_MP).unflatten(0, (-1, windows.windows_per_frame))
         pair = torch.cat([previous_frame(pooled_TWD, first_T), pooled_TWD], dim=-1)
         logits_TW = self.mlp(pair).float()
@@ -110,7 +111,8 @@ class HeuristicScorer(nn.Module):
     def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
         first_T = is_first_frame(windows.frames_per_video, x_TND.device)
         with torch.no_grad():
-            pooled = mean_pool(*gather_windows(x_TND, windows)).unflatten(0, (-1, windows.windows_per_frame))
+            gathered = gather_windows(x_TND, windows.table_MP, windows.tile(x_TND.shape[1]))
+            pooled = mean_pool(*gathered).unflatten(0, (-1, windows.windows_per_frame))
             return Scores(temporal_change(pooled, first_T))
 
 

@@ -21,6 +21,10 @@ class Windows(NamedTuple):
     rows: int
     columns: int
 
+    def tile(self, num_patches: int) -> bool:
+        """True where no window hangs over the edge of its frame of ``num_patches`` patches."""
+        return self.windows_per_frame * self.table_MP.shape[1] == num_patches
+
 
 class Scores(NamedTuple):
     """What a scorer says of every window.
@@ -59,20 +63,17 @@ class Packed(NamedTuple):
 class Pruning:
     """The public record of one forward pass, one list entry a video.
 
-    ``scores`` and ``keep`` are (frames, windows). ``packed_rows`` is T', the rows that the ViT blocks after
-    l+1 ran on. ``aux_loss`` is unweighted. ``prompt_lengths`` counts the tokens that reached the language
-    model, one entry a prompt; ``token_index`` (B, L') says which token of the given prompt stands at each
-    place of the shortened one, -1 for padding.
+    ``scores`` and ``keep`` are (frames, windows); ``kept_tokens`` counts the vision tokens that reach the
+    language model. ``packed_rows`` is T', the rows that the ViT blocks after l+1 ran on: 1 in the flat layout.
+    ``aux_loss`` is unweighted. ``prompt_lengths`` counts the tokens that reached the language model, one entry
+    a prompt; ``token_index`` (B, L') says which token of the given prompt stands at each place of the shortened
+    one, -1 for padding.
     """
 
     scores: list[Tensor]
     keep: list[Tensor]
+    kept_tokens: list[int]
     packed_rows: int
     aux_loss: Tensor | None = None
     prompt_lengths: list[int] | None = None
     token_index: Tensor | None = None
-
-    @property
-    def kept_tokens(self) -> list[int]:
-        """Vision tokens that reach the language model, by video."""
-        return [int(keep.sum()) for keep in self.keep]

@@ -8,16 +8,24 @@ from torch import Tensor
 from stts_lightning.prune.types import Windows
 
 
-def gather_windows(x_TND: Tensor, windows: Windows) -> tuple[Tensor, Tensor]:
-    """Patches by window: (M, P, D) with zeros in overhanging slots, and the (M, P) mask of real patches."""
+def gather_windows(x_TND: Tensor, table_MP: Tensor, tiles: bool = False) -> tuple[Tensor, Tensor | None]:
+    """Patches by window: (M, P, D) with zeros in overhanging slots, and the (M, P) mask of real patches.
+
+    ``tiles``: no window hangs over; then there is nothing to mask and the mask is None.
+    """
     flat = x_TND.reshape(-1, x_TND.shape[-1])
-    valid_MP = windows.table_MP >= 0
-    x_MPD = flat[windows.table_MP.clamp(min=0)]
+    shape = (*table_MP.shape, flat.shape[-1])
+    if tiles:
+        return flat.index_select(0, table_MP.flatten()).view(shape), None
+    valid_MP = table_MP >= 0
+    x_MPD = flat.index_select(0, table_MP.flatten().clamp(min=0)).view(shape)
     return x_MPD * valid_MP[..., None].to(x_MPD.dtype), valid_MP
 
 
-def mean_pool(x_MPD: Tensor, valid_MP: Tensor) -> Tensor:
+def mean_pool(x_MPD: Tensor, valid_MP: Tensor | None) -> Tensor:
     """Mean over the real patches of each window, (M, D)."""
+    if valid_MP is None:
+        return x_MPD.sum(1) / x_MPD.shape[1]
     count = valid_MP.sum(1, keepdim=True).clamp(min=1)
     return x_MPD.sum(1) / count.to(x_MPD.dtype)
 

@@ -6,6 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from slow_reference import VIDEO, fix_scores
 
+from torch.nn.attention.flex_attention import create_mask
+
 from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
 from stts_lightning.molmo2.language import attention_mask_4d
@@ -18,8 +20,11 @@ token = st.tuples(st.booleans(), st.booleans(), st.sampled_from(SUBS))
 @given(st.integers(1, 8).flatmap(lambda n: st.lists(st.lists(token, min_size=n, max_size=n), min_size=1, max_size=2)))
 def test_mask_equals_the_rule(rows):
     real, vision, sub = (torch.tensor([[entry[i] for entry in row] for row in rows]) for i in range(3))
-    mask = attention_mask_4d(real.long(), vision, sub)
-    additive = attention_mask_4d(real.long(), vision, sub, torch.float32)
+    mask = attention_mask_4d(real.long(), vision, sub, "sdpa", torch.float32)
+    additive = attention_mask_4d(real.long(), vision, sub, "eager", torch.float32)
+    blocks = attention_mask_4d(real.long(), vision, sub, "flex_attention", torch.float32)
+    length = mask.shape[-1]
+    assert torch.equal(create_mask(blocks.mask_mod, len(rows), None, length, length, device="cpu"), mask)
     for b, row in enumerate(rows):
         for q, (q_real, q_vision, q_sub) in enumerate(row):
             for k, (k_real, k_vision, k_sub) in enumerate(row):

@@ -189,21 +189,37 @@ def test_text_goes_through_untouched(model):
     assert torch.equal(model.generate(**inputs, max_new_tokens=5, do_sample=False), tokens)
 
 
-def test_weighted_loss_equals_a_loop():
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(2, 6, 11, generator=generator)
-    labels = torch.randint(0, 11, (2, 6), generator=generator)
-    labels[0, :3] = -100
-    weights = torch.rand(2, 6, generator=generator)
-    total = norm = 0.0
-    for b in range(2):
-        for place in range(1, 6):
+def loop_loss(logits, labels, weights):
+    """Next-token cross-entropy, place by place."""
+    total, norm = 0.0, 0.0
+    for b in range(len(labels)):
+        for place in range(1, labels.shape[1]):
             if labels[b, place] != -100:
                 log_probability = torch.log_softmax(logits[b, place - 1], 0)[labels[b, place]]
-                total -= float(weights[b, place] * log_probability)
+                total -= weights[b, place] * log_probability
                 norm += float(weights[b, place])
-    assert float(weighted_loss(logits, labels, weights)) == pytest.approx(total / norm, rel=1e-5)
-    assert float(weighted_loss(logits, torch.full_like(labels, -100), weights)) == 0  # and not NaN
+    return total / max(norm, 1e-9)
+
+
+@pytest.mark.parametrize("most", [5, 4, 3])  # more than there are, or exactly as many as the fuller row has
+def test_weighted_loss_equals_a_loop(monkeypatch, most):
+    monkeypatch.setattr("stts_lightning.molmo2.patch.LOSS_CHUNK", 3)
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(7, 11, bias=False)
+    hidden = torch.randn(2, 6, 7, generator=generator, requires_grad=True)
+    labels = torch.randint(0, 11, (2, 6), generator=generator)
+    labels[0, :3] = -100
+    labels[1, 2:5] = -100 if most == 3 else labels[1, 2:5]
+    labels[1, 4] = -100
+    weights = torch.rand(2, 6, generator=generator)
+    loss = weighted_loss(head, hidden, labels, weights, most)
+    slow = loop_loss(head(hidden), labels, weights)
+    torch.testing.assert_close(loss, slow)
+    for ours, theirs in zip(*(torch.autograd.grad(x, [hidden, head.weight]) for x in (loss, slow)), strict=True):
+        torch.testing.assert_close(ours, theirs)
+    nothing = torch.full_like(labels, -100)
+    assert float(weighted_loss(head, hidden, nothing, weights, most)) == 0  # and not NaN
+    assert float(weighted_loss(head, hidden, nothing, weights, 0)) == 0
 
 
 @pytest.mark.parametrize("weigh", [False, True])
@@ -217,16 +233,17 @@ def test_labels_and_weights_shorten_with_the_prompt(model, build_inputs, weigh, 
         inputs["loss_weights"] = torch.rand(real.shape, generator=torch.Generator().manual_seed(2))
     handle = apply_stts(model, PruneConfig(percent=50, layer=0))
     out = model(**inputs)
+    assert (out.logits is None) == weigh
     index = out.pruning.token_index
     for b in range(2):  # the loss of labels gathered by token_index, row by row
         places = index[b][index[b] >= 0]
         assert torch.equal(places, places.sort().values) and len(places) == out.pruning.prompt_lengths[b]
     labels = torch.where(index >= 0, inputs["labels"].gather(1, index.clamp(min=0)), -100)
+    logits = model(**{name: x for name, x in inputs.items() if name not in ("labels", "loss_weights")}).logits
     if weigh:
-        weights = inputs["loss_weights"].gather(1, index.clamp(min=0))
-        expected = weighted_loss(out.logits, labels, weights)
+        expected = loop_loss(logits, labels, inputs["loss_weights"].gather(1, index.clamp(min=0)))
     else:
-        expected = next_token_loss(out.logits, labels)
+        expected = next_token_loss(logits, labels)
     torch.testing.assert_close(out.loss, expected)
 
     stock_inputs = {name: value for name, value in inputs.items() if name != "loss_weights" or weigh}
@@ -234,7 +251,7 @@ def test_labels_and_weights_shorten_with_the_prompt(model, build_inputs, weigh, 
         *split_stock_and_scorer(model), handle.config, stock_inputs, out.pruning.keep, left=left
     )
     slow = (
-        weighted_loss(logits, short["labels"], short["loss_weights"])
+        loop_loss(logits, short["labels"], short["loss_weights"])
         if weigh
         else next_token_loss(logits, short["labels"])
     )
@@ -277,8 +294,15 @@ def test_another_model_is_refused():
         apply_stts(torch.nn.Linear(2, 2), PruneConfig())
 
 
-@pytest.mark.parametrize("part, name", [("vision_tower", "vision tower"), ("language_model", "language model")])
-@pytest.mark.parametrize("implementation", ["flash_attention_2", "flex_attention"])
+@pytest.mark.parametrize(
+    "part, name, implementation",
+    [
+        ("vision_tower", "vision tower", "flash_attention_2"),
+        ("vision_tower", "vision tower", "flex_attention"),
+        ("multi_modal_projector", "connector", "flash_attention_2"),
+        ("language_model", "language model", "flash_attention_2"),
+    ],
+)
 def test_attention_that_drops_masks_is_refused(model, part, name, implementation):
     getattr(model.model, part).config._attn_implementation = implementation
     with pytest.raises(ValueError, match=f"{name} uses attn_implementation='{implementation}'"):

@@ -8,7 +8,8 @@ from slow_reference import shorten_by_hand
 
 from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
-from stts_lightning.molmo2.prompt import IGNORE, SAMPLE_STRIDE, SHARED_PREFIX, shorten
+from stts_lightning.molmo2 import prompt
+from stts_lightning.molmo2.prompt import IGNORE, SAMPLE_STRIDE, SHARED_PREFIX, count_prompts, dropped_by_row
 from stts_lightning.prune.select import prune_count, select
 
 PLACEHOLDER = 9
@@ -28,6 +29,15 @@ def table_6_ids(frames, start, placeholder, end):
         timestamp = f"{' ' if i else ''}{32.5 * i:.1f} "
         ids += [ord(character) for character in timestamp] + [start] + [placeholder] * WINDOWS + [end]
     return ids + [150] * TEXT_TOKENS
+
+
+def shorten(ids, keep, placeholder, attention_mask=None, **how):
+    """With what the host would know counted from the prompts, row by row."""
+    flags, dropped = iter(keep.tolist()), []
+    for row in ids.tolist():
+        dropped.append(sum(not next(flags) for token in row if token == placeholder))
+    counts = count_prompts(ids, attention_mask, placeholder)
+    return prompt.shorten(ids, keep, placeholder, counts, dropped, attention_mask=attention_mask, **how)
 
 
 @pytest.mark.parametrize("frames, videos, percent, tokens", TABLE_6)
@@ -139,10 +149,18 @@ def test_branches_go_on_where_the_shortened_prefix_ends():
     assert short.position_ids.tolist() == [[0, 1, 2, 3, 4, 3, 4]]
 
 
-@pytest.mark.parametrize("flags", [2, 4])
-def test_a_mismatch_of_placeholders_and_windows_is_named(flags):
-    with pytest.raises(ValueError, match=rf"3 placeholders \(token 9\) but the videos have {flags} windows"):
-        shorten(torch.tensor([[1, 9, 9, 9]]), torch.ones(flags, dtype=torch.bool), PLACEHOLDER)
+@pytest.mark.parametrize(
+    "placeholders, windows, kept, dropped",
+    [([3], [3], [1], [2]), ([4, 3], [4, 3], [4, 1], [0, 2]), ([0, 7, 0], [4, 3], [1, 1], [0, 5, 0]), ([0], [], [], [0])],
+)
+def test_what_leaves_a_row_is_what_its_videos_lost(placeholders, windows, kept, dropped):
+    assert dropped_by_row(placeholders, windows, kept) == dropped
+
+
+@pytest.mark.parametrize("placeholders, windows", [([3], [2]), ([3], [4]), ([2, 2], [4]), ([3], [])])
+def test_a_mismatch_of_placeholders_and_windows_is_named(placeholders, windows):
+    with pytest.raises(ValueError, match=rf"{sum(placeholders)} placeholders .* {sum(windows)} windows"):
+        dropped_by_row(placeholders, windows, windows)
 
 
 def test_the_model_names_a_mismatch_of_placeholders_and_windows(model, build_inputs):

@@ -15,7 +15,7 @@ def make(build_table, side=8, dim=5, frames=FRAMES):
 
 def test_gathers_real_patches_and_zeros_the_overhang(build_table):
     x, windows = make(build_table)
-    gathered, valid = gather_windows(x, windows)
+    gathered, valid = gather_windows(x, windows.table_MP)
     flat = x.flatten(0, 1)
     for m, slots in enumerate(windows.table_MP.tolist()):
         for p, patch in enumerate(slots):
@@ -23,9 +23,18 @@ def test_gathers_real_patches_and_zeros_the_overhang(build_table):
             assert torch.equal(gathered[m, p], flat[patch] if patch >= 0 else torch.zeros(5))
 
 
+def test_windows_that_tile_need_no_mask(build_table):
+    x, windows = make(build_table, side=9)
+    assert windows.tile(81) and not make(build_table)[1].tile(64)
+    gathered, valid = gather_windows(x, windows.table_MP, tiles=True)
+    expected, all_real = gather_windows(x, windows.table_MP)
+    assert valid is None and bool(all_real.all()) and torch.equal(gathered, expected)
+    assert torch.equal(mean_pool(gathered, None), mean_pool(expected, all_real))
+
+
 def test_mean_counts_real_patches_only(build_table):
     x, windows = make(build_table)
-    pooled = mean_pool(*gather_windows(x, windows))
+    pooled = mean_pool(*gather_windows(x, windows.table_MP))
     flat = x.flatten(0, 1)
     for m, slots in enumerate(windows.table_MP.tolist()):
         real = [flat[patch] for patch in slots if patch >= 0]
