@@ -10,7 +10,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
 from stts_lightning.config import Config
 from stts_lightning.data.datamodule import VideoQuestionData
@@ -42,7 +42,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.num_threads)
 
-    backbone = load_backbone(config.backbone, config.init_from)
+    backbone = load_backbone(config.backbone, config.init_from, config.trainer.accelerator)
     module = STTSModule(config, backbone)
     data = VideoQuestionData(config, backbone.tokenizer, module.warmup_steps)
 
@@ -128,6 +128,8 @@ def _result(
 
 def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callback], logger: object) -> pl.Trainer:
     settings = config.trainer
+    if settings.progress:  # a bar that moves at every step would wait for every step
+        callbacks = [*callbacks, TQDMProgressBar(refresh_rate=settings.log_every)]
     max_steps = config.optim.steps + module.warmup_steps
     return pl.Trainer(
         accelerator=settings.accelerator,

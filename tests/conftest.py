@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import Molmo2ForConditionalGeneration
 
 from stts_lightning.config import BackboneConfig, TinyConfig
-from stts_lightning.molmo2.load import tiny_molmo2
+from stts_lightning.molmo2.load import attention_by_part, tiny_molmo2
 from stts_lightning.molmo2.tokenizer import train_tokenizer
 
 torch.set_num_threads(1)
@@ -38,7 +38,7 @@ def build_model(tiny_tokenizer: Any) -> Callable[..., Molmo2ForConditionalGenera
     def build(side: int = 9, attention: str = "sdpa", patch: int = PATCH, **sizes: Any) -> Any:
         tiny = TinyConfig(**{"vit_hidden": 16, "vit_mlp": 32, "adapter_mlp": 48, "text_hidden": 48, **sizes})
         config = BackboneConfig(image_size=side * patch, patch_size=patch, attention=attention, tiny=tiny)
-        return tiny_molmo2(config, tiny_tokenizer).eval()
+        return tiny_molmo2(config, tiny_tokenizer, attention_by_part(attention)).eval()
 
     return build
 

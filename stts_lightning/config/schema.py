@@ -9,7 +9,8 @@ METHODS = ("none", "random", "heuristic", "stts", "stts_no_aux")
 PRESETS = ("paper", "released")
 LAYOUTS = ("flat", "packed")
 POSITIONS = ("renumbered", "original")
-ATTENTION = ("sdpa", "eager")
+ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
+CHECKPOINTING = ("none", "vision", "language", "all")
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -82,13 +83,15 @@ class BackboneConfig:
     image_size: int = 48  # pixels; frames are resized to a square
     patch_size: int = 4  # pixels
     window: int = 3  # w: patches on one side of a pooled window
-    attention: str = "sdpa"
+    attention: str = "auto"  # of the language model; auto: flex_attention on a GPU, else sdpa
     dtype: str = "float32"
-    activation_checkpointing: bool = False  # recompute activations in the backward pass: slower, far less memory
+    activation_checkpointing: str = "none"  # whose activations are recomputed in the backward pass: slower, less memory
+    compile: bool = False  # torch.compile the blocks of the ViT and of the language model
     tiny: TinyConfig = field(default_factory=TinyConfig)
 
     def __post_init__(self) -> None:
         _one_of("backbone.attention", self.attention, ATTENTION)
+        _one_of("backbone.activation_checkpointing", self.activation_checkpointing, CHECKPOINTING)
         _one_of("backbone.dtype", self.dtype, ("float32", "bfloat16"))
         if self.image_size % self.patch_size:
             raise ValueError(

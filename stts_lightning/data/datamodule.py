@@ -113,7 +113,9 @@ class VideoQuestionData(pl.LightningDataModule):
         pad_id = self.tokenizer.pad_token_id or 0
         return DataLoader(
             dataset,
-            collate_fn=Collate(pad_id, backbone.image_size // backbone.patch_size, backbone.window),
+            collate_fn=Collate(
+                pad_id, dataset.encoder.placeholder_id, backbone.image_size // backbone.patch_size, backbone.window
+            ),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),
@@ -124,7 +126,7 @@ class VideoQuestionData(pl.LightningDataModule):
     def transfer_batch_to_device(
         self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
     ) -> dict[str, Any]:
-        """Tensors alone: what was asked stays on the host."""
+        """Tensors alone: what was asked and what is counted stays on the host, where nothing waits for it."""
         return {k: v.to(device, non_blocking=True) if isinstance(v, torch.Tensor) else v for k, v in batch.items()}
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:

@@ -66,6 +66,7 @@ class Encoder:
         self.dense_weight = dense_weight
         self.letter_ids = [self._single(letter) for letter in LETTERS]
         self.vision_ids = torch.tensor([self._single(t) for t in (FRAME_START, PLACEHOLDER, FRAME_END)])
+        self.placeholder_id = int(self.vision_ids[1])
         self.dense_ids = [self._single(name) for name in DENSE_CLASSES] if dense_weight > 0 else []
 
     def _single(self, text: str) -> int:

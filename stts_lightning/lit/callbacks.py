@@ -57,27 +57,30 @@ class Throughput(pl.Callback):
     """Clips and language-model tokens a second: medians over the steps, the first ``warmup`` dropped.
 
     A step is timed from the end of the one before it, so waiting for data counts; the scorer's warm-up and
-    everything outside training does not.
+    everything outside training does not. On a GPU the ends are events in its queue, read when somebody asks:
+    no step waits for them.
     """
 
     def __init__(self, warmup: int) -> None:
         self.warmup = warmup
-        self.seconds: list[float] = []
+        self.steps: list[tuple[Any, Any]] = []  # the ends of one step and of the next
         self.samples = 0
         self.tokens: list[int] = []
-        self._last: float | None = None
+        self._last: Any = None
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        if pl_module.device.type == "cuda":
-            torch.cuda.synchronize()
-        now, last, self._last = time.perf_counter(), self._last, None
+        last, self._last = self._last, None
         if outputs["pruning"] is None:
             return
-        self._last = now
+        self._last = _mark(pl_module.device)
         if last is not None:
-            self.seconds.append(now - last)
+            self.steps.append((last, self._last))
             self.tokens.append(sum(outputs["pruning"].prompt_lengths))
             self.samples = len(batch["videos"])
+
+    @property
+    def seconds(self) -> list[float]:
+        return [_seconds_between(*step) for step in self.steps]
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: Any, checkpoint: Any) -> None:
         self._last = None  # the step in which a checkpoint is written is not timed
@@ -91,6 +94,22 @@ class Throughput(pl.Callback):
     def tokens_per_second(self) -> float | None:
         kept = self.seconds[self.warmup :]
         return statistics.mean(self.tokens[self.warmup :]) / statistics.median(kept) if kept else None
+
+
+def _mark(device: torch.device) -> Any:
+    """A point in time that costs no waiting."""
+    if device.type != "cuda":
+        return time.perf_counter()
+    event = torch.cuda.Event(enable_timing=True)
+    event.record()
+    return event
+
+
+def _seconds_between(start: Any, end: Any) -> float:
+    if isinstance(start, float):
+        return float(end - start)
+    end.synchronize()
+    return float(start.elapsed_time(end)) / 1000
 
 
 def peak_memory_gib() -> float:
@@ -140,7 +159,7 @@ class Decisions(pl.Callback):
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         side = pl_module.config.backbone.image_size // pl_module.config.backbone.patch_size
-        patches = batch["pixel_values_videos"].split(batch["video_grids"][:, 0].tolist())
+        patches = batch["pixel_values_videos"].split([frames for frames, _, _ in batch["video_grids"]])
         for i, video in enumerate(batch["videos"]):
             if len(self.clips) >= self.num_clips:
                 return

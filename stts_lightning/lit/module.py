@@ -16,12 +16,13 @@ from stts_lightning.lit.schedule import cosine_with_warmup, warmup_steps
 from stts_lightning.metrics.answers import Prediction, read_answers
 from stts_lightning.molmo2.load import Backbone
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
+from stts_lightning.molmo2.speed import speed_up
 from stts_lightning.molmo2.vision import score_videos
 from stts_lightning.prune.scorers import PRESETS
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",
-    "pixel_values_videos", "video_token_pooling", "video_grids",
+    "pixel_values_videos", "video_token_pooling", "video_grids", "prompt_counts",
 )  # fmt: skip
 
 
@@ -39,8 +40,7 @@ class STTSModule(pl.LightningModule):
         self.config = config
         self.model = backbone.model
         self.handle = handle or apply_stts(self.model, config.prune)
-        if config.backbone.activation_checkpointing:
-            self.model.activation_checkpointing_enable()
+        speed_up(self.model, config.backbone)
         self.warmup_steps = warmup_steps(config.aux, config.prune.method == "stts")
         preset = PRESETS[config.prune.preset]
         self.aux_weight = preset.aux_weight if config.aux.weight is None else config.aux.weight
@@ -48,7 +48,7 @@ class STTSModule(pl.LightningModule):
         self.kept_tokens = MeanMetric()
 
     def forward(self, batch: dict[str, Any], **extra: Any) -> PrunedOutput:
-        return self.model(**{name: batch[name] for name in MODEL_INPUTS}, **extra)
+        return self.model(**{name: batch[name] for name in MODEL_INPUTS}, use_cache=False, **extra)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         if self.global_step < self.warmup_steps:
@@ -59,7 +59,8 @@ class STTSModule(pl.LightningModule):
         if out.pruning.aux_loss is not None:
             loss = loss + self.aux_weight * out.pruning.aux_loss
             self.log("train/aux_loss", out.pruning.aux_loss.detach(), prog_bar=True)
-            self.log("train/aux_weight", float(self.aux_weight))
+            weight = loss.new_full((), self.aux_weight)  # a float would be copied to the device, and waited for
+            self.log("train/aux_weight", weight)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": out.pruning}
 
@@ -93,6 +94,7 @@ class STTSModule(pl.LightningModule):
             betas=(optim.betas[0], optim.betas[1]),
             eps=optim.eps,
             weight_decay=optim.weight_decay,
+            fused=True,
         )
 
         def share(step: int) -> float:  # the scorer's warm-up runs at the peak, before the schedule begins

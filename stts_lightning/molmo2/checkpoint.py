@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration, PreTrainedTokenizerBase
 
 from stts_lightning.config import PruneConfig
+from stts_lightning.molmo2.load import attention_by_part
 from stts_lightning.molmo2.patch import PruneHandle, apply_stts
 
 SETTINGS, SCORER = "stts.json", "token_scorer.safetensors"
@@ -42,8 +43,8 @@ def save_pruned(handle: PruneHandle, tokenizer: PreTrainedTokenizerBase, folder:
     (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
 
 
-def load_pruned(folder: str | Path, *, dtype: torch.dtype = torch.float32, attention: str = "sdpa") -> Pruned:
-    """Load what `save_pruned` wrote, scorer included.
+def load_pruned(folder: str | Path, *, dtype: torch.dtype = torch.float32, attention: str = "auto") -> Pruned:
+    """Load what `save_pruned` wrote, scorer included. ``attention`` as in `backbone.attention`.
 
     Raises:
         ValueError: the folder has no settings or no scorer, or the scorer's weights do not fit them.
@@ -56,7 +57,9 @@ def load_pruned(folder: str | Path, *, dtype: torch.dtype = torch.float32, atten
                 "For a stock checkpoint use from_pretrained and apply_stts."
             )
     config = PruneConfig(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
-    model = Molmo2ForConditionalGeneration.from_pretrained(folder, dtype=dtype, attn_implementation=attention)
+    model = Molmo2ForConditionalGeneration.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention_by_part(attention)
+    )
     handle = apply_stts(model, config)
     weights = load_file(folder / SCORER)
     try:

@@ -16,20 +16,33 @@ class Backbone(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def load_backbone(config: BackboneConfig, init_from: str | None = None) -> Backbone:
+def load_backbone(config: BackboneConfig, init_from: str | None = None, accelerator: str = "auto") -> Backbone:
     """`from_pretrained` where a checkpoint is named, else the tiny configuration with random weights.
 
     ``init_from`` is a model folder that an earlier run left; it comes before ``config.pretrained``.
+    ``accelerator``: where the model will run, as Lightning's Trainer takes it.
     """
+    attention = attention_by_part(config.attention, accelerator)
     source = init_from or config.pretrained
     if source is None:
         tokenizer = tiny_tokenizer()
-        return Backbone(tiny_molmo2(config, tokenizer), tokenizer)
+        return Backbone(tiny_molmo2(config, tokenizer, attention), tokenizer)
     where = {"revision": config.revision} if config.revision and init_from is None else {}
     model = Molmo2ForConditionalGeneration.from_pretrained(
-        source, dtype=getattr(torch, config.dtype), attn_implementation=config.attention, **where
+        source, dtype=getattr(torch, config.dtype), attn_implementation=attention, **where
     )
     return Backbone(model, AutoTokenizer.from_pretrained(source, **where))
+
+
+def attention_by_part(attention: str, accelerator: str = "auto") -> str | dict[str, str]:
+    """``backbone.attention`` as transformers takes it. FlexAttention is for the language model alone: the vision
+    tower has no mask to skip blocks by, and on a CPU FlexAttention cannot be trained."""
+    if attention == "auto":
+        on_gpu = accelerator != "cpu" and torch.cuda.is_available()
+        attention = "flex_attention" if on_gpu else "sdpa"
+    if attention != "flex_attention":
+        return attention
+    return {"text_config": "flex_attention", "vision_config": "sdpa", "adapter_config": "sdpa"}
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerBase:
@@ -39,7 +52,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerBase:
     return train_tokenizer(tokenizer_corpus())
 
 
-def tiny_molmo2(config: BackboneConfig, tokenizer: PreTrainedTokenizerBase) -> Molmo2ForConditionalGeneration:
+def tiny_molmo2(
+    config: BackboneConfig, tokenizer: PreTrainedTokenizerBase, attention: str | dict[str, str] = "sdpa"
+) -> Molmo2ForConditionalGeneration:
     """Molmo2's own classes at toy size, initialised from ``config.tiny.seed`` alone."""
     tiny = config.tiny
     base_vocab = len(tokenizer) - len(VISION_TOKENS)
@@ -71,7 +86,7 @@ def tiny_molmo2(config: BackboneConfig, tokenizer: PreTrainedTokenizerBase) -> M
         frame_start_token_id=ids["<frame_start>"], frame_end_token_id=ids["<frame_end>"],
         initializer_range=tiny.initializer_range,
     )  # fmt: skip
-    molmo2._attn_implementation = config.attention
+    molmo2._attn_implementation = attention
     with torch.random.fork_rng():
         torch.manual_seed(tiny.seed)
         model = Molmo2ForConditionalGeneration(molmo2)

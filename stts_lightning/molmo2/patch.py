@@ -16,8 +16,8 @@ from transformers.models.molmo2.modeling_molmo2 import Molmo2Adapter, Molmo2Caus
 
 from stts_lightning.config import PruneConfig, check_percent
 from stts_lightning.molmo2.attention import PREFIX
-from stts_lightning.molmo2.language import attention_mask_4d
 from stts_lightning.molmo2.connector import WindowAdapter
+from stts_lightning.molmo2.language import attention_mask_4d
 from stts_lightning.molmo2.prompt import (
     IGNORE,
     PromptCounts,
@@ -28,7 +28,7 @@ from stts_lightning.molmo2.prompt import (
     placeholder_places,
     shorten,
 )
-from stts_lightning.molmo2.vision import VideoFeatures, check_layer, encode_videos, feature_layers
+from stts_lightning.molmo2.vision import Grids, VideoFeatures, check_layer, encode_videos, feature_layers
 from stts_lightning.prune.scorers import build_scorer
 from stts_lightning.prune.types import Pruning
 
@@ -50,7 +50,7 @@ class PrunedMolmo2Model(Molmo2Model):
 
     @functools.wraps(Molmo2Model.get_video_features)
     def get_video_features(
-        self, pixel_values_videos: Tensor, video_token_pooling: Tensor, video_grids: Tensor, **_: Any
+        self, pixel_values_videos: Tensor, video_token_pooling: Tensor, video_grids: Tensor | Grids, **_: Any
     ) -> VideoFeatures:
         scorer = self.vision_tower.token_scorer
         return encode_videos(self, scorer, self.prune_config, pixel_values_videos, video_token_pooling, video_grids)
@@ -82,7 +82,7 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels, and then logits are made where
         there are labels alone and not returned; ``subsegment_ids`` (B, L) separate samples and branches that
         share a sequence (see `language.attention_mask_4d`); ``prompt_counts``, made while the prompts were on
-        the host, spares waiting for the device, as ``video_grids`` do that are left on the host."""
+        the host, spares waiting for the device, as ``video_grids`` do that are a list."""
         pruning = None
         as_tuple = kwargs.pop("return_dict", None) is False
         videos = {name: kwargs.pop(name, None) for name in VIDEO_INPUTS}
@@ -109,7 +109,7 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
             kwargs["attention_mask"] = _branch_mask(self, subsegment_ids, kwargs)
 
         if weigh:
-            hidden = self.model(**kwargs).last_hidden_state
+            hidden = self.model(**{"use_cache": False, **kwargs}).last_hidden_state
             loss = weighted_loss(self.lm_head, hidden, labels, loss_weights, prompt_counts.labels)
             out: dict[str, Any] = {"loss": loss}
         else:

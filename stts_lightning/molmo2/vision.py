@@ -17,6 +17,8 @@ from stts_lightning.prune.select import select
 from stts_lightning.prune.types import Pruning, Scores, Selection, Windows
 from stts_lightning.prune.windows import gather_windows, is_first_frame, window_of_patch
 
+Grids = list[tuple[int, int, int]]
+
 
 @dataclass
 class VideoFeatures(BaseModelOutputWithPooling):
@@ -31,14 +33,15 @@ def encode_videos(
     config: PruneConfig,
     pixels_TNC: Tensor,
     table_MP: Tensor,
-    grids_V3: Tensor,
+    grids_V3: Tensor | Grids,
 ) -> VideoFeatures:
     """Patches of all videos to the language model's vision tokens, pruned on the way.
 
     Args:
         pixels_TNC: normalised patches, one row a pixel value of the patch.
         table_MP: ``video_token_pooling``, flat patch indices of each window.
-        grids_V3: ``video_grids``, frames, window rows and window columns of each video.
+        grids_V3: ``video_grids``, frames, window rows and window columns of each video; as a list, or on the
+            host, nothing waits for them.
 
     Raises:
         ValueError: grids that do not fit the pixels or the table, or too few ViT blocks for ``layer``.
@@ -98,7 +101,7 @@ def first_blocks(model: Molmo2Model, layer: int, pixels_TNC: Tensor) -> dict[int
 
 
 def score_videos(
-    model: Molmo2Model, scorer: nn.Module, layer: int, pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor
+    model: Molmo2Model, scorer: nn.Module, layer: int, pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor | Grids
 ) -> Scores:
     """Scores alone, with gradients for the scorer alone: what its warm-up trains on."""
     pixels_TNC = pixels_TNC.flatten(0, -3)
@@ -107,9 +110,9 @@ def score_videos(
     return scorer(x_TND, describe_windows(pixels_TNC, table_MP, grids_V3))
 
 
-def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor) -> Windows:
-    """Check that pixels, table and grids speak of the same videos. Grids on the device would be waited for."""
-    grids = grids_V3.tolist()
+def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor | Grids) -> Windows:
+    """Check that pixels, table and grids speak of the same videos."""
+    grids = grids_V3.tolist() if isinstance(grids_V3, Tensor) else grids_V3
     frames = [frames for frames, _, _ in grids]
     _, rows, columns = grids[0]
     if any((r, c) != (rows, columns) for _, r, c in grids):

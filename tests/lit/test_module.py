@@ -93,14 +93,17 @@ def test_loss_is_task_plus_weighted_auxiliary(root: Path) -> None:
     assert loss.item() == pytest.approx(out.loss.item() + 0.25 * out.pruning.aux_loss.item(), rel=1e-6)
 
 
-def test_activation_checkpointing_changes_no_gradient(root: Path) -> None:
+@pytest.mark.parametrize("layout", ["flat", "packed"])
+def test_activation_checkpointing_changes_no_gradient(root: Path, layout: str) -> None:
     """Recomputed blocks must see the same bias, masks and selection."""
     gradients = []
-    for flag in ("false", "true"):
-        config = config_for(root, f"backbone.activation_checkpointing={flag}", "prune.percent=50")
+    for whose in ("none", "all"):
+        config = config_for(
+            root, f"backbone.activation_checkpointing={whose}", "prune.percent=50", f"prune.layout={layout}"
+        )
         backbone = load_backbone(config.backbone)
         module, data = STTSModule(config, backbone), VideoQuestionData(config, backbone.tokenizer)
-        assert module.model.is_activation_checkpointing == (flag == "true")
+        assert module.model.is_activation_checkpointing == (whose == "all")
         data.setup()
         batch = data.on_after_batch_transfer(next(iter(data.train_dataloader())), 0)
         out = module.train()(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])

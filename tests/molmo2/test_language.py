@@ -5,7 +5,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from slow_reference import VIDEO, fix_scores
-
 from torch.nn.attention.flex_attention import create_mask
 
 from stts_lightning import apply_stts

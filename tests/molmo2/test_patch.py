@@ -251,9 +251,7 @@ def test_labels_and_weights_shorten_with_the_prompt(model, build_inputs, weigh, 
         *split_stock_and_scorer(model), handle.config, stock_inputs, out.pruning.keep, left=left
     )
     slow = (
-        loop_loss(logits, short["labels"], short["loss_weights"])
-        if weigh
-        else next_token_loss(logits, short["labels"])
+        loop_loss(logits, short["labels"], short["loss_weights"]) if weigh else next_token_loss(logits, short["labels"])
     )
     torch.testing.assert_close(out.loss, slow, atol=1e-5, rtol=1e-5)
 

@@ -151,7 +151,12 @@ def test_branches_go_on_where_the_shortened_prefix_ends():
 
 @pytest.mark.parametrize(
     "placeholders, windows, kept, dropped",
-    [([3], [3], [1], [2]), ([4, 3], [4, 3], [4, 1], [0, 2]), ([0, 7, 0], [4, 3], [1, 1], [0, 5, 0]), ([0], [], [], [0])],
+    [
+        ([3], [3], [1], [2]),
+        ([4, 3], [4, 3], [4, 1], [0, 2]),
+        ([0, 7, 0], [4, 3], [1, 1], [0, 5, 0]),
+        ([0], [], [], [0]),
+    ],
 )
 def test_what_leaves_a_row_is_what_its_videos_lost(placeholders, windows, kept, dropped):
     assert dropped_by_row(placeholders, windows, kept) == dropped
