@@ -17,6 +17,8 @@ QUICK ?=
 TRAINER ?=
 METHOD ?=
 MODEL ?=
+ROUNDS ?=
+ONLY ?=
 ARGS ?=
 
 COMMON := $(if $(BACKBONE),backbone=$(BACKBONE)) \
@@ -26,7 +28,7 @@ COMMON := $(if $(BACKBONE),backbone=$(BACKBONE)) \
 EXPERIMENT := $(if $(filter-out 0,$(QUICK)),quick,sweep)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train eval dashboard test test-slow lint clean
+.PHONY: help setup sweep train eval bench dashboard test test-slow lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -52,6 +54,9 @@ train: setup ## train one model: make train METHOD=stts PRUNE=50
 
 eval: setup ## evaluate a model folder: make eval MODEL=outputs/.../model [PRUNE=70]
 	$(RUN) eval $(MODEL) $(if $(PRUNE),--percent $(PRUNE)) $(COMMON) $(ARGS)
+
+bench: setup ## measure speed and memory on this machine: make bench [ROUNDS=5] [ONLY=train,prefill]
+	$(RUN) bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
 
 dashboard: setup ## open MLflow on what has been run
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --port 5000

@@ -1,4 +1,4 @@
-"""The command line: train, eval, sweep, generate, calibrate."""
+"""The command line: train, eval, sweep, bench, generate, calibrate."""
 
 from __future__ import annotations
 
@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
     configurable(evaluate)
     sweep = command("sweep", _sweep, "Train and compare methods at several pruning percentages.")
     configurable(sweep)
+    bench = command("bench", _bench, "Measure speed and memory on this machine; writes bench.json, .md and .png.")
+    bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of the results")
+    bench.add_argument("--rounds", type=int, default=5, help="repeats of everything, side by side")
+    bench.add_argument("--only", help="tables, comma-separated: train,prefill,overhead,layouts,inputs,growth")
+    bench.add_argument("--size", choices=("4b", "small"), help="4b: Molmo2-4B's shapes; default on a GPU alone")
+    bench.add_argument("--checkpointing", choices=("none", "vision", "language", "all"), help="default on a GPU: all")
+    bench.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the blocks; default on a GPU")
     calibrate = command("calibrate", _calibrate, "Measure this machine on a few clips; prints JSON.")
     calibrate.add_argument("--config", type=Path, required=True, help="a configuration that a run saved")
     generate = command("generate", _generate, "Make the embedded video-question set.")
@@ -112,6 +119,23 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from stts_lightning.sweep import run_sweep
 
     return run_sweep(config)
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from stts_lightning.bench.main import TABLES, bench
+    from stts_lightning.bench.write import page
+
+    results = bench(
+        arguments.out,
+        size=arguments.size,
+        rounds=arguments.rounds,
+        only=arguments.only.split(",") if arguments.only else TABLES,
+        compiled=arguments.compile,
+        checkpointing=arguments.checkpointing,
+    )
+    print(page(results))
+    print(f"in {arguments.out}/: bench.json, bench.md, bench.png")
+    return 0
 
 
 def _calibrate(arguments: argparse.Namespace) -> int:

@@ -30,17 +30,11 @@ def save_pruned(handle: PruneHandle, tokenizer: PreTrainedTokenizerBase, folder:
     Stock transformers loads the folder as the unpruned model; `load_pruned` loads both. The handle stays valid.
     """
     folder = Path(folder)
-    model, config = handle.model, handle.config
-    scorer = handle.scorer
-    handle.remove()
-    try:
-        model.save_pretrained(folder)
-    finally:
-        apply_stts(model, config)
-        model.model.vision_tower.token_scorer = scorer
+    with handle.as_stock() as stock:
+        stock.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    save_file({name: value.contiguous() for name, value in scorer.state_dict().items()}, folder / SCORER)
-    (folder / SETTINGS).write_text(json.dumps(asdict(config), indent=2) + "\n", encoding="utf-8")
+    save_file({name: value.contiguous() for name, value in handle.scorer.state_dict().items()}, folder / SCORER)
+    (folder / SETTINGS).write_text(json.dumps(asdict(handle.config), indent=2) + "\n", encoding="utf-8")
 
 
 def load_pruned(folder: str | Path, *, dtype: torch.dtype = torch.float32, attention: str = "auto") -> Pruned:

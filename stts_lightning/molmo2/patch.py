@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -181,6 +183,17 @@ class PruneHandle:
     def percent(self, value: float) -> None:
         check_percent(value)
         self.model.model.prune_config = replace(self.config, percent=value)
+
+    @contextmanager
+    def as_stock(self) -> Iterator[Molmo2ForConditionalGeneration]:
+        """The stock model for a while; the scorer and the settings come back afterwards."""
+        scorer, config = self.scorer, self.config
+        self.remove()
+        try:
+            yield self.model
+        finally:
+            apply_stts(self.model, config)
+            self.model.model.vision_tower.token_scorer = scorer
 
     def remove(self) -> None:
         """Give the stock model back, to the last bit. The scorer's weights are dropped."""

@@ -1,0 +1,101 @@
+"""`make bench`: every table on this machine, in one run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stts_lightning.bench.case import Shape
+from stts_lightning.bench.measure import machine
+from stts_lightning.bench.steps import Bench
+from stts_lightning.bench.tables import growth_table, layout_table, overhead_table, prefill_table, train_table
+from stts_lightning.bench.write import write_bench
+from stts_lightning.runs import git_commit
+
+TABLES = ("train", "prefill", "overhead", "layouts", "inputs", "growth")
+VERSIONS = ("torch", "transformers", "lightning", "numpy", "av", "decord", "triton")
+SIZES = {"4b": ((2, 64), (1, 256)), "small": ((2, 64), (1, 256))}
+GROWTH = (16, 32, 64, 128, 256, 512)
+
+
+def bench(
+    folder: Path,
+    *,
+    size: str | None = None,
+    rounds: int = 5,
+    only: Collection[str] = TABLES,
+    shapes: Collection[tuple[int, int]] | None = None,
+    growth: Collection[int] = GROWTH,
+    compiled: bool | None = None,
+    checkpointing: str | None = None,
+    say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+) -> dict[str, Any]:
+    """Measure and write bench.json, bench.md and bench.png into ``folder``.
+
+    Args:
+        size: of the model, see `molmo2.shapes`; None takes the real one on a GPU and the small one elsewhere.
+        rounds: repeats of everything.
+        only: which of `TABLES`; ``overhead`` needs train or prefill beside it.
+        shapes: (videos, frames) of the train and prefill tables.
+        compiled, checkpointing: as in the configuration's backbone; None compiles and recomputes all on a GPU.
+
+    Raises:
+        ValueError: a table that does not exist.
+    """
+    if unknown := sorted(set(only) - set(TABLES)):
+        raise ValueError(f"--only names {', '.join(unknown)}; there are {', '.join(TABLES)}.")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = device.type == "cuda"
+    size = size or ("4b" if on_gpu else "small")
+    compiled = on_gpu if compiled is None else compiled
+    checkpointing = ("all" if on_gpu else "none") if checkpointing is None else checkpointing
+    measured = [Shape(size, videos, frames) for videos, frames in shapes or SIZES[size]]
+
+    found = machine(device)
+    tables: dict[str, list[dict[str, Any]]] = {}
+    results = {
+        "machine": found,
+        "versions": _versions(),
+        "commit": git_commit(),
+        "settings": {"size": size, "rounds": rounds, "compiled": compiled, "checkpointing": checkpointing},
+        "tables": tables,
+    }
+    if set(only) & {"train", "prefill", "overhead", "layouts", "growth"}:
+        model = Bench(size, device, compiled=compiled, checkpointing=checkpointing)
+        peak = found["peak_tflops"]
+        if "train" in only:
+            tables["train"] = train_table(model, measured, peak, rounds, say)
+        if "prefill" in only:
+            tables["prefill"] = prefill_table(model, measured, peak, rounds, say)
+        if "overhead" in only:
+            steps = {kind: tables[kind] for kind in ("train", "prefill") if kind in tables}
+            tables["overhead"] = overhead_table(model, measured, rounds, steps, say)
+        if "layouts" in only:
+            tables["layouts"] = layout_table(model, measured[0], rounds, say)
+        if "growth" in only:
+            tables["growth"] = growth_table(model, growth, max(1, rounds // 2), say)
+    if "inputs" in only:
+        say("decoders and loader")
+        from stts_lightning.bench.inputs import input_tables
+
+        tables.update(input_tables(rounds))
+    write_bench(results, folder)
+    return results
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in VERSIONS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    if torch.version.cuda:
+        found["cuda"] = torch.version.cuda
+    return found

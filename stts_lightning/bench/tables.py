@@ -1,0 +1,154 @@
+"""The tables of the benchmark, each a list of flat rows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from stts_lightning.bench.case import LAYERS, TEXT_TOKENS, Shape
+from stts_lightning.bench.flops import forward_flops
+from stts_lightning.bench.measure import Spread, peak_memory_mib, side_by_side
+from stts_lightning.bench.overhead import pruning_overhead
+from stts_lightning.bench.steps import DECODED, Bench
+from stts_lightning.molmo2.vision import encode_videos
+
+Row = dict[str, Any]
+Say = Callable[[str], None]
+RUNS = ("stock", "0", "30", "40", "50")
+LAYOUT_PERCENTS = (10, 30, 50, 70, 90)
+
+
+def train_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, rounds: int, say: Say) -> list[Row]:
+    """A whole train step, AdamW included."""
+    rows = []
+    for shape in shapes:
+        runs = {name: bench.train_step(name, shape) for name in RUNS}
+        spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"train {s.name}: {text}"))
+        memory = {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
+        labels = TEXT_TOKENS[shape.size] // 8
+        rows += _compare(bench, shape, spread, memory, peak_tflops, passes=3, labels=labels)
+    return rows
+
+
+def prefill_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, rounds: int, say: Say) -> list[Row]:
+    """The first forward pass, and the tokens after it."""
+    rows = []
+    for shape in shapes:
+        runs = {name: bench.prefill(name, shape) for name in RUNS}
+        spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"prefill {s.name}: {text}"))
+        memory = {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
+        whole = side_by_side(
+            {name: bench.generate(name, shape) for name in RUNS},
+            bench.device,
+            rounds,
+            lambda text, s=shape: say(f"generate {s.name}: {text}"),
+        )
+        new = _compare(bench, shape, spread, memory, peak_tflops, passes=1, labels=1)
+        for name, row in zip(RUNS, new, strict=True):
+            row["generate_ms"] = whole[name].median
+            row["decode_ms_per_token"] = max(whole[name].median - spread[name].median, 0) / (DECODED - 1)
+        rows += new
+    return rows
+
+
+def overhead_table(
+    bench: Bench, shapes: Sequence[Shape], rounds: int, steps: dict[str, list[Row]], say: Say
+) -> list[Row]:
+    """Score, select and pack as a share of the step that they are in."""
+    rows = []
+    for kind, measured in steps.items():
+        for shape in shapes:
+            step_ms = next(row["ms"] for row in measured if row["shape"] == shape.name and row["run"] == "50")
+            parts = pruning_overhead(bench, shape, 50, kind == "train", rounds)
+            say(f"overhead {kind} {shape.name}")
+            share = sum(parts.values()) / step_ms
+            rows.append({"step": kind, "shape": shape.name, "run": "50", "step_ms": step_ms, **parts, "share": share})
+    return rows
+
+
+def layout_table(bench: Bench, shape: Shape, rounds: int, say: Say) -> list[Row]:
+    """The vision tower and connector, forward and backward, in the paper's packed rows and flat."""
+    batch = bench.batch(shape, training=True, ours=True)
+    videos = [batch[name] for name in ("pixel_values_videos", "video_token_pooling", "video_grids")]
+    model = bench.model.model
+
+    def tower(percent: int, layout: str) -> Callable[[], None]:
+        def run() -> None:
+            bench.set_run(f"{percent}", layout)
+            bench.model.train()
+            features = encode_videos(model, bench.handle.scorer, bench.handle.config, *videos)
+            torch.cat(features.pooler_output).sum().backward()
+            bench.optimizer.zero_grad()
+
+        return run
+
+    rows = []
+    for percent in LAYOUT_PERCENTS:
+        runs = {layout: tower(percent, layout) for layout in ("packed", "flat")}
+        spread = side_by_side(runs, bench.device, rounds, lambda text, k=percent: say(f"layouts k={k}: {text}"))
+        memory = {layout: peak_memory_mib(run, bench.device) for layout, run in runs.items()}
+        rows.append(
+            {
+                "shape": shape.name, "run": f"{percent}",
+                **{f"{layout}_ms": spread[layout].median for layout in runs},
+                **{f"{layout}_mib": memory[layout] for layout in runs},
+                "flat_over_packed": spread["flat"].median / spread["packed"].median,
+            }
+        )  # fmt: skip
+    return rows
+
+
+def growth_table(bench: Bench, frames: Sequence[int], rounds: int, say: Say) -> list[Row]:
+    """One video of ever more frames. Slopes are of the logarithms since the row before: 1 where it grows as they do."""
+    rows: list[Row] = []
+    for name in ("0", "50"):
+        before: Row | None = None
+        for count in frames:
+            shape = Shape(bench.size, 1, count)
+            run = bench.train_step(name, shape)
+            took = side_by_side({name: run}, bench.device, rounds)[name]
+            row: Row = {"run": name, "frames": count, "ms": took.median, "low": took.low, "high": took.high}
+            row["peak_mib"] = peak_memory_mib(run, bench.device)
+            for key, slope in (("ms", "time_slope"), ("peak_mib", "memory_slope")):
+                if before and before[key] and row[key]:
+                    row[slope] = math.log(row[key] / before[key]) / math.log(count / before["frames"])
+            bench.batches.clear()
+            say(f"growth k={name}: {count} frames")
+            rows.append(row)
+            before = row
+    return rows
+
+
+def _compare(
+    bench: Bench,
+    shape: Shape,
+    spread: dict[str, Spread],
+    memory: dict[str, float | None],
+    peak_tflops: float,
+    passes: int,
+    labels: int,
+) -> list[Row]:
+    config, layer = bench.model.config, LAYERS[bench.size]
+    windows = (config.vision_config.image_size[0] // config.vision_config.patch_size // 3) ** 2
+    rows = []
+    for name, took in spread.items():
+        percent = 0.0 if name == "stock" else float(name)
+        flops = forward_flops(config, shape, percent, layer, labels=labels)
+        needed = forward_flops(config, shape, percent, layer, labels=labels, dense=False)
+        bound = forward_flops(config, shape, 0, layer, labels=labels).total / flops.total
+        speedup = spread["0"].median / took.median
+        dropped = int(percent / 100 * shape.frames * windows)
+        rows.append(
+            {
+                "shape": shape.name, "run": name, "tokens": shape.videos * (len(shape.video_tokens(windows)) - dropped),
+                "ms": took.median, "low": took.low, "high": took.high,
+                "mfu": passes * needed.total / (took.median / 1000) / (peak_tflops * 1e12),
+                "peak_mib": memory[name],
+                "over_own_0": speedup, "over_stock": spread["stock"].median / took.median,
+                "flop_bound": bound, "of_bound": speedup / bound,
+            }
+        )  # fmt: skip
+    return rows
