@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from heapq import heappop, heappush
 from typing import NamedTuple
 
 import torch
@@ -10,96 +11,85 @@ from torch import Tensor
 
 from stts_lightning.prune.types import Packed, Selection, Windows
 
+Run = tuple[int, int, int]  # neighbouring rows with the same room: the first, how many, the room left in each
+
 
 class Assignment(NamedTuple):
-    """Row and first slot of each frame; row -1 for a frame that lost everything."""
+    """Where each frame begins in the rows laid end to end (row * capacity + offset), -1 for an empty frame."""
 
-    row: list[int]
-    offset: list[int]
+    first_slot_T: Tensor  # on the host
     num_rows: int
 
 
-class Run(NamedTuple):
-    """Neighbouring rows with the same room left."""
-
-    first_row: int
-    num_rows: int
-    room: int
-
-
-class Placement(NamedTuple):
-    """Frames of one size that went into a run: row after row, ``per_row`` each, from ``offset`` on."""
-
-    first_frame: int
-    num_frames: int
-    size: int
-    first_row: int
-    per_row: int
-    offset: int
-
-
-def first_fit_descending(counts: list[int], capacity: int) -> Assignment:
+def first_fit_descending(counts_T: Tensor, capacity: int) -> Assignment:
     """Place the frames, largest first, each into the first row with room (algorithm 1, lines 1-15).
 
-    Frames of equal size keep their order; empty frames take no row. The assignment is the plain algorithm's, in
-    far less than its T^2 steps: of equal frames a row takes as many as fit before the next row sees one, and rows
-    that were filled alike stay alike, so whole sizes are placed into whole runs of rows.
+    ``counts_T``: on the host, 0 to ``capacity``. Frames of equal size keep their order; empty frames take no row.
+    The assignment is the plain algorithm's, in far less than its T^2 steps: `_place` works on whole sizes, in plain
+    Python, and only a handful of tensor operations here see the frames.
     """
-    counts_T = torch.tensor(counts, dtype=torch.long)  # on the host, like all of this
-    row, offset = torch.full_like(counts_T, -1), torch.zeros_like(counts_T)
-    sizes, order = counts_T.sort(descending=True, stable=True)
-    num_frames = int((counts_T > 0).sum())
-    if not num_frames:
-        return Assignment(row.tolist(), offset.tolist(), 0)
-    placements, num_rows = _place(sizes[:num_frames], capacity)
-    first_frame, placed, size, first_row, per_row, first_offset = torch.tensor(placements).unbind(1)
-    which = torch.arange(len(placements)).repeat_interleave(placed)
-    nth = torch.arange(num_frames) - first_frame[which]
-    order = order[:num_frames]
-    row[order] = first_row[which] + nth // per_row[which]
-    offset[order] = first_offset[which] + nth % per_row[which] * size[which]
-    return Assignment(row.tolist(), offset.tolist(), num_rows)
+    placements, num_rows = _place(counts_T.bincount(minlength=capacity + 1).tolist(), capacity)
+    sizes, order = counts_T.sort(descending=True, stable=True)  # as the placements are ordered
+    # An array and index_select, as torch.tensor of a list and x[index] take several times as long.
+    placed, first_slot, per_row = torch.frombuffer(array("q", placements), dtype=torch.long).view(-1, 3).unbind(1)
+    which = torch.repeat_interleave(placed)
+    first_frame = placed.cumsum(0) - placed
+    nth = torch.arange(len(sizes)) - first_frame.index_select(0, which)
+    per_row = per_row.index_select(0, which)
+    slot = first_slot.index_select(0, which) + nth // per_row * capacity + nth % per_row * sizes
+    return Assignment(torch.empty_like(slot).scatter_(0, order, slot), num_rows)
 
 
-def _place(sizes: Tensor, capacity: int) -> tuple[list[Placement], int]:
-    """Place descending ``sizes``, one distinct size at a time; also the number of rows."""
-    distinct, frames = sizes.unique_consecutive(return_counts=True)
-    ends = frames.cumsum(0).tolist()
-    starts = [0, *ends[:-1]]
-    smallest = int(sizes[-1])
-    runs: list[Run] = []
-    placements: list[Placement] = []
+def _place(frames_of_size: list[int], capacity: int) -> tuple[list[int], int]:
+    """Place all frames, one size at a time; also the number of rows.
+
+    Of equal frames a row takes as many as fit before the next row sees one, and neighbouring rows that were filled
+    alike stay alike: so a size goes into whole runs of rows. A run is looked at only once it has room: it waits
+    under its room until the sizes have come down to that, and then stands in a heap, the first rows on top.
+
+    The placements are three numbers each, one after the other, largest frames first: how many frames, the slot of
+    the first one, and how many stand in one row before the next row follows.
+    """
+    half = capacity // 2
     num_rows = 0
-    for frame, end, size in zip(starts, ends, distinct.tolist(), strict=True):
-        new_rows = -(-(end - frame) // (capacity // size))  # more than are needed: what is not used is cut off
-        left: list[Run] = []
-        for i, run in enumerate([*runs, Run(num_rows, new_rows, capacity)]):
-            if frame == end:
-                left += runs[i:]
-                break
-            if run.room < size:
-                left.append(run)
-                continue
-            per_row = run.room // size
-            taken = min(end - frame, per_row * run.num_rows)
-            placements.append(Placement(frame, taken, size, run.first_row, per_row, capacity - run.room))
-            frame += taken
-            used = _split(run, taken, per_row, size)
-            if i == len(runs):  # the new rows: those that stayed empty are none
-                used = [part for part in used if part.room < capacity]
-                num_rows += sum(part.num_rows for part in used)
-            left += used
-        runs = [run for run in left if run.room >= smallest]
+    waiting: list[list[Run]] = [[] for _ in range(half + 1)]
+    for room, frames in enumerate(frames_of_size[capacity:half:-1]):  # each of these opens a row
+        if frames:
+            waiting[room].append((num_rows, frames, room))
+            num_rows += frames
+    placements = [num_rows, 0, 1]
+    fitting: list[Run] = []
+    for size in range(half, 0, -1):
+        for run in waiting[size]:
+            heappush(fitting, run)
+        frames = frames_of_size[size]
+        while frames:
+            if not fitting:
+                new_rows = -(-frames // (capacity // size))
+                fitting.append((num_rows, new_rows, capacity))
+                num_rows += new_rows
+            first_row, rows, room = fitting[0]
+            per_row = room // size
+            full = frames // per_row
+            if full >= rows:
+                heappop(fitting)
+                full, placed = rows, rows * per_row
+            else:  # what is left of a run takes its place on top, as no other run begins between its rows
+                placed = frames
+                begun = frames - full * per_row
+                if begun:
+                    fitting[0] = (first_row + full, 1, room - begun * size)
+                    if full + 1 < rows:
+                        heappush(fitting, (first_row + full + 1, rows - full - 1, room))
+                else:
+                    fitting[0] = (first_row + full, rows - full, room)
+            if full:
+                room_left = room - per_row * size  # less than this size
+                waiting[room_left].append((first_row, full, room_left))
+            placements += (placed, (first_row + 1) * capacity - room, per_row)
+            frames -= placed
+    placements += (frames_of_size[0], -1, frames_of_size[0])  # the empty frames: all at one place, which is none
     return placements, num_rows
-
-
-def _split(run: Run, taken: int, per_row: int, size: int) -> list[Run]:
-    """A run after its first rows took ``taken`` frames: the full ones, the one begun, the untouched ones."""
-    full, rest = divmod(taken, per_row)
-    first, last = run.first_row, run.first_row + run.num_rows
-    cuts = [(first, first + full, per_row), (first + full, first + full + (rest > 0), rest)]
-    cuts.append((first + full + (rest > 0), last, 0))
-    return [Run(start, end - start, run.room - took * size) for start, end, took in cuts if end > start]
 
 
 def kept_patches(selection: Selection, windows: Windows, num_patches: int) -> Tensor:
@@ -112,12 +102,13 @@ def kept_patches(selection: Selection, windows: Windows, num_patches: int) -> Te
 
 def lone_frames(keep_TN: Tensor) -> Tensor:
     """(T,) True for the frames that first-fit-descending leaves alone in their row."""
-    return _lone(first_fit_descending(keep_TN.sum(1).tolist(), keep_TN.shape[1]), keep_TN.device)
+    num_patches = keep_TN.shape[1]
+    return _lone(first_fit_descending(keep_TN.sum(1).cpu(), num_patches), num_patches).to(keep_TN.device)
 
 
-def _lone(assignment: Assignment, device: torch.device) -> Tensor:
-    frames_in_row = Counter(assignment.row)
-    return torch.tensor([j >= 0 and frames_in_row[j] == 1 for j in assignment.row], device=device)
+def _lone(assignment: Assignment, capacity: int) -> Tensor:
+    place_T = assignment.first_slot_T // capacity + 1  # the row from 1 on, 0 for empty frames
+    return (place_T.bincount()[place_T] == 1) & (place_T > 0)
 
 
 def pack(keep_TN: Tensor, refill_lone_frames: bool = False) -> Packed:
@@ -128,12 +119,13 @@ def pack(keep_TN: Tensor, refill_lone_frames: bool = False) -> Packed:
     """
     num_frames, num_patches = keep_TN.shape
     device = keep_TN.device
-    counts = keep_TN.sum(1).tolist()  # first-fit-descending depends on the data: the one synchronisation
-    assignment = first_fit_descending(counts, num_patches)
-    row, offset, num_rows = assignment
-    placed_TN = keep_TN | _lone(assignment, device)[:, None] if refill_lone_frames else keep_TN
-    first_slot = torch.tensor([r * num_patches + o for r, o in zip(row, offset, strict=True)], device=device)
-    slot_TN = first_slot[:, None] + placed_TN.cumsum(1) - 1
+    counts_T = keep_TN.sum(1).cpu()  # first-fit-descending depends on the data: the one synchronisation
+    assignment = first_fit_descending(counts_T, num_patches)
+    num_rows = assignment.num_rows
+    placed_TN = keep_TN
+    if refill_lone_frames:
+        placed_TN = keep_TN | _lone(assignment, num_patches).to(device)[:, None]
+    slot_TN = assignment.first_slot_T.to(device)[:, None] + placed_TN.cumsum(1) - 1
 
     # Patches without a slot are written to one extra place at the end, which is cut off.
     target = torch.where(placed_TN, slot_TN, num_rows * num_patches).flatten()

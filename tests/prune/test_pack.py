@@ -1,4 +1,6 @@
 import math
+import random
+from itertools import combinations_with_replacement
 
 import pytest
 import torch
@@ -31,12 +33,7 @@ def keep_masks(draw):
 
 def algorithm_1(counts, capacity):
     """The paper's algorithm 1, lines 1-15, line by line."""
-    indices = list(range(len(counts)))
-    by_count = []
-    while indices:  # argsort, descending: the largest that is left, the first of equals
-        largest = max(indices, key=lambda i: (counts[i], -i))
-        indices.remove(largest)
-        by_count.append(largest)
+    by_count = sorted(range(len(counts)), key=lambda i: (-counts[i], i))  # descending, equals in their order
     load, assign, offset = [0] * len(counts), [0] * len(counts), [0] * len(counts)
     for i in by_count:
         count = counts[i]
@@ -55,16 +52,56 @@ def slow_attention(queries, keys):
     return weights @ keys
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=12))
-def test_assigns_as_algorithm_1(counts):
-    ours = first_fit_descending(counts, capacity=9)
-    assign, offset, rows = algorithm_1(counts, 9)
-    for i, count in enumerate(counts):
-        if count:  # the paper gives empty frames a row, too, but nothing stands there
-            assert (ours.row[i], ours.offset[i]) == (assign[i], offset[i])
-        else:
-            assert ours.row[i] == -1
+def assert_as_algorithm_1(counts, capacity):
+    ours = first_fit_descending(torch.tensor(counts, dtype=torch.long), capacity)
+    assign, offset, rows = algorithm_1(counts, capacity)
+    slots = [row * capacity + slot for row, slot in zip(assign, offset, strict=True)]
+    # The paper gives empty frames a row, too, but nothing stands there.
+    assert ours.first_slot_T.tolist() == [slot if count else -1 for slot, count in zip(slots, counts, strict=True)]
     assert ours.num_rows == rows
+
+
+@pytest.mark.parametrize("capacity", [1, 2, 9, 10])
+def test_assigns_few_frames_as_algorithm_1_whatever_their_sizes(capacity):
+    for frames in range(7):
+        for counts in combinations_with_replacement(range(capacity + 1), frames):
+            assert_as_algorithm_1(counts, capacity)
+
+
+@given(st.integers(1, 80), st.data())
+def test_assigns_as_algorithm_1(capacity, data):
+    smallest = data.draw(st.integers(0, capacity))
+    sizes = range(smallest, data.draw(st.integers(smallest, capacity)) + 1)
+    for frames in (1, 20, 300):  # hypothesis itself draws no list as long as is needed here
+        seed = data.draw(st.integers(0, 10**6))
+        assert_as_algorithm_1(random.Random(seed).choices(sizes, k=frames), capacity)
+
+
+def test_assigns_few_small_frames_to_many_rows_with_room_as_algorithm_1():
+    for seed in range(50):
+        draw = random.Random(seed)
+        small = draw.choices(range(1, 21), k=draw.randint(5, 60))
+        assert_as_algorithm_1(draw.choices(range(41, 61), k=60) + small, capacity=80)
+
+
+def random_counts(frames, *sizes):
+    return random.Random(0).choices(range(*sizes), k=frames)
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        pytest.param(random_counts(4096, 730), id="every size there is"),
+        pytest.param([729, *random_counts(4095, 0, 730, 9)], id="whole windows"),
+        pytest.param(random_counts(1024, 1, 91), id="many frames to a row"),
+        pytest.param(random_counts(1024, 230, 381), id="two or three to a row"),
+        pytest.param(random_counts(1024, 365, 730), id="one to a row"),
+        pytest.param([0] * 4096, id="all empty"),
+        *(pytest.param([size] * 1024, id=f"all {size}") for size in (1, 9, 243, 364, 365, 729)),
+    ],
+)
+def test_assigns_long_videos_as_algorithm_1(counts):
+    assert_as_algorithm_1(counts, 729)
 
 
 @given(keep_masks())
