@@ -24,10 +24,16 @@ def resize_frames(frames: np.ndarray, size: int) -> np.ndarray:
     """(n, H, W, 3) uint8 -> (n, S, S, 3) uint8 as Molmo2 does it: bilinear, no antialias, aspect not kept."""
     if frames.shape[1:3] == (size, size):
         return frames
-    # A copy in any case: torch takes neither the negative strides of a turned frame nor a read-only one.
-    pixels = torch.from_numpy(frames.copy()).permute(0, 3, 1, 2).float()
-    pixels = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=False)
-    return pixels.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    out = np.empty((len(frames), size, size, 3), dtype=np.uint8)
+    # One frame at a time through one buffer: for several the system hands out fresh pages every time, which takes
+    # longer than the resizing. numpy fills it, as torch takes no negative strides (a turned frame).
+    buffer = np.empty((1, *frames.shape[1:]), dtype=np.float32)
+    pixels = torch.from_numpy(buffer).permute(0, 3, 1, 2)
+    for frame, resized in zip(frames, out, strict=True):
+        buffer[0] = frame
+        square = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=False)
+        resized[:] = square.round_().clamp_(0, 255).to(torch.uint8)[0].permute(1, 2, 0).numpy()
+    return out
 
 
 def frames_to_patches(frames: Tensor, patch_size: int) -> Tensor:
@@ -43,10 +49,11 @@ def frames_to_patches(frames: Tensor, patch_size: int) -> Tensor:
     if height % patch_size or width % patch_size:
         raise ValueError(f"frames of {height} x {width} do not split into patches of {patch_size}: change the size")
     rows, cols = height // patch_size, width // patch_size
+    patches = frames.reshape(count, rows, patch_size, cols, patch_size, 3).transpose(2, 3)
+    # Bytes become floats on the way to their place in the patch: cut afterwards, four times as much would move.
+    pixels = patches.to(torch.float32, memory_format=torch.contiguous_format)
     # (x / 255 - 0.5) / 0.5 with the scale folded into the mean and deviation, as Transformers does.
-    pixels = frames.float().sub_(127.5).div_(127.5)
-    pixels = pixels.reshape(count, rows, patch_size, cols, patch_size, 3).transpose(2, 3)
-    return pixels.reshape(count, rows * cols, patch_size * patch_size * 3)
+    return pixels.sub_(127.5).div_(127.5).reshape(count, rows * cols, patch_size * patch_size * 3)
 
 
 def window_table(num_frames: int, rows: int, cols: int, window: int) -> Tensor:

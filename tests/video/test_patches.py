@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from stts_lightning.video.patches import frames_to_patches, resize_frames, video_grid, window_table
 
@@ -94,6 +95,19 @@ def test_resize_is_bilinear_without_antialias(height, width, size):
     assert resized.shape == (2, size, size, 3) and resized.dtype == np.uint8
     for frame, result in zip(frames, resized, strict=True):
         assert np.abs(resize_slowly(frame.astype(float), size) - result).max() <= 0.51
+
+
+def test_resize_equals_torch_on_whole_frames_to_the_bit():
+    """The arithmetic of Molmo2's own processor, on frames as the decoders hand them over."""
+    frames = random_frames(3, 40, 60)
+    frames.numpy().flags.writeable = False
+    turned = np.rot90(frames.numpy(), axes=(1, 2))  # negative strides
+    for given in (frames.numpy(), turned):
+        pixels = torch.from_numpy(given.copy()).permute(0, 3, 1, 2).float()
+        for size in (14, 42, 90):
+            wanted = F.interpolate(pixels, (size, size), mode="bilinear", align_corners=False, antialias=False)
+            wanted = wanted.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+            np.testing.assert_array_equal(resize_frames(given, size), wanted.numpy())
 
 
 def test_resize_to_the_same_size_changes_nothing():
