@@ -67,6 +67,7 @@ def test_paper_recipe_is_the_big_backbones(tmp_path: Path) -> None:
         ("prune.method=stss", "'stss'.*Did you mean 'stts'"),
         ("backbone=tinny", "backbone=tinny.*Did you mean 'tiny'"),
         ("sweep.methods=[stts,guess]", "'guess'"),
+        ("video.resize=decorder", "'decorder'.*Did you mean 'decoder'"),
         ("nonsense", "not key=value"),
         ("tracking.uri=file:./mlruns", "file store"),
         ("backbone.image_size=50", "image_size=50.*patch_size=4"),

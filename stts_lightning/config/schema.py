@@ -106,10 +106,12 @@ class VideoConfig:
     fps: float = 2.0
     max_frames: int = 64
     decoder: str = "auto"
+    resize: str = "molmo2"  # its own arithmetic; decoder: scaled while decoding, faster, and other pixels
     decode_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
         _one_of("video.decoder", self.decoder, ("auto", "decord", "pyav"))
+        _one_of("video.resize", self.resize, ("molmo2", "decoder"))
         _positive("video.fps", self.fps)
         _positive("video.decode_timeout_s", self.decode_timeout_s)
         if self.max_frames < 2:

@@ -42,6 +42,7 @@ class VideoQuestions(Dataset[Sample]):
             "max_frames": video.max_frames,
             "max_fps": video.fps,
             "decoder": video.decoder,
+            "resize": video.resize,
         }
         self.cache = ClipCache(cache_mib * 2**20, cache_dir, self.sampling)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -74,15 +75,20 @@ def make_clip(job: tuple[Path, str, int, GeneratedConfig]) -> list[dict[str, Any
     return rows
 
 
-def write_h264(path: Path, frames: np.ndarray, fps: int) -> None:
-    """Encode (F, H, W, 3) uint8 frames as an mp4."""
+def write_h264(path: Path, frames: Iterable[np.ndarray], fps: int, keyframe_interval: int | None = None) -> None:
+    """Encode (H, W, 3) uint8 frames as an mp4, with a key frame every so many frames, or where x264 sees fit."""
     import av
 
+    options = {"crf": "18", "preset": "veryfast", "threads": "1"}
+    if keyframe_interval is not None:
+        options["x264-params"] = f"keyint={keyframe_interval}:min-keyint={keyframe_interval}:scenecut=0"
+    frames = iter(frames)
+    first = next(frames)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = frames.shape[1:3]
+        stream.height, stream.width = first.shape[:2]
         stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": "18", "preset": "veryfast", "threads": "1"}
-        for frame in frames:
+        stream.options = options
+        for frame in itertools.chain([first], frames):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

@@ -41,6 +41,7 @@ def list_packets(container: Any, stream: Any, shape: FileShape, file_bytes: int)
         frame_s=1.0 / float(rate) if rate else 0.0,
         claimed_end_s=_claimed_end(container, stream, tick_s),
         is_cut=beyond or broke_off or (shape.is_cut and shape.must_be_whole),
+        video_streams=len(container.streams.video),
     )
     return build_track(packets, header)
 

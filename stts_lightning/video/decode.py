@@ -23,7 +23,8 @@ from stts_lightning.video.sample import clip_window, frames_at, sample_times
 from stts_lightning.video.track import Track, why_not_decord
 
 DECODERS = ("auto", "decord", "pyav")
-CHUNK = 4  # frames held at full resolution: four of 1080p take 100 MB as the floats they are resized in
+RESIZERS = ("molmo2", "decoder")
+CHUNK = 4  # frames that decord returns at once at full resolution: four of 1080p take 25 MB
 
 
 def decode_clip(
@@ -35,6 +36,7 @@ def decode_clip(
     start: float | None = None,
     end: float | None = None,
     decoder: str = "auto",
+    resize: str = "molmo2",
 ) -> Clip:
     """The frames of a video, or of its clip from `start` to `end` seconds, at Molmo2's sampling times.
 
@@ -43,11 +45,17 @@ def decode_clip(
     one tried; decord is refused where it is known to be wrong. Both work from the same frame table, so they return
     the same frames.
 
+    `resize`: "molmo2" resizes the decoded frames with Molmo2's own arithmetic (`patches.resize_frames`); "decoder"
+    lets the decoder scale while it converts the colours, which is faster. Its bilinear filter widens as the picture
+    shrinks, Molmo2's does not, so the pixels differ: the more, the finer the picture and the smaller `size`.
+
     Raises VideoError for a video that cannot be read, ValueError for wrong arguments.
     """
     path = os.path.abspath(os.fspath(path))
     if decoder not in DECODERS:
         raise ValueError(f"decoder must be one of {', '.join(DECODERS)}, got {decoder!r}")
+    if resize not in RESIZERS:
+        raise ValueError(f"resize must be one of {', '.join(RESIZERS)}, got {resize!r}")
     if size != int(size) or size < 1:
         raise ValueError(f"size must be a whole number of pixels, at least 1, got {size!r}")
     sample_times(1.0, max_frames, max_fps)  # raises for a wrong argument before any work
@@ -66,18 +74,23 @@ def decode_clip(
         raise video_error(path, "truncated", problem)
     indices = frames_at(times + offset_s, track.ends_s)
     wanted, place = np.unique(indices, return_inverse=True)  # a frame shown twice is decoded once
-    frames, used, note = _fetch(path, track, wanted, int(size), decoder)
+    frames, used, note = _fetch(path, track, wanted, int(size), decoder, resize == "decoder")
     return Clip(frames[place], times, indices, duration_s, used, note)
 
 
-def _fetch(path: str, track: Track, wanted: np.ndarray, size: int, decoder: str) -> tuple[np.ndarray, str, str]:
-    """The frames `wanted` (ascending indices), the decoder that gave them, and the note."""
+def _fetch(
+    path: str, track: Track, wanted: np.ndarray, size: int, decoder: str, straight: bool
+) -> tuple[np.ndarray, str, str]:
+    """The frames `wanted` (ascending indices), the decoder that gave them, and the note.
+
+    `straight`: the decoder scales to `size` itself.
+    """
     reason = why_not_decord(track)
     if decoder == "decord" and reason:
         raise video_error(path, "unreadable", f"decord was asked for; {reason}")
     if decoder == "decord" or (decoder == "auto" and not reason):
         try:
-            return _with_decord(path, track, wanted, size), "decord", ""
+            return _with_decord(path, track, wanted, size, straight), "decord", ""
         except Exception as error:  # DECORDError is no RuntimeError; after either the reader is unusable
             reason = f"decord failed: {_first_line(error)}"
             # A reader that lives on in the traceback would hang a forked process that frees it.
@@ -85,7 +98,7 @@ def _fetch(path: str, track: Track, wanted: np.ndarray, size: int, decoder: str)
     if decoder == "decord":
         raise video_error(path, "unreadable", reason)
     try:
-        frames, remark = _with_pyav(path, track, wanted, size)
+        frames, remark = _with_pyav(path, track, wanted, size, straight)
     except VideoError:
         raise
     except Exception as error:
@@ -138,11 +151,14 @@ def _open(path: str) -> Any:
 # ---- the decoders ------------------------------------------------------------------------------------------
 
 
-def _with_decord(path: str, track: Track, wanted: np.ndarray, size: int) -> np.ndarray:
+def _with_decord(path: str, track: Track, wanted: np.ndarray, size: int, straight: bool) -> np.ndarray:
     """Fetch by index, after comparing decord's frame table with the container's; raises where they differ."""
     import decord
 
-    reader = decord.VideoReader(path, num_threads=1)  # at full resolution: its own scaling is not Molmo2's
+    if straight and track.header.video_streams > 1:  # a scaled frame does not tell which stream it is from
+        _check_shape(decord.VideoReader(path, num_threads=1).get_batch([0]).asnumpy(), track)
+    side = size if straight else -1  # -1: as in the file. decord turns a frame upright before it scales it
+    reader = decord.VideoReader(path, num_threads=1, width=side, height=side)
     if len(reader) != len(track.ticks):
         raise RuntimeError(f"it sees {len(reader)} frames, the container lists {len(track.ticks)}")
     starts_s = np.asarray(reader.get_frame_timestamp(list(range(len(reader)))), dtype=np.float64)[:, 0]
@@ -151,15 +167,25 @@ def _with_decord(path: str, track: Track, wanted: np.ndarray, size: int) -> np.n
     if (np.abs(starts_s - starts_s[0] - listed_s) > np.maximum(1e-3, 1e-6 * listed_s)).any():
         raise RuntimeError("its frame times are not the container's")
     out = np.empty((len(wanted), size, size, 3), dtype=np.uint8)
+    if straight:
+        for place, index in enumerate(wanted.tolist()):
+            # Singly, as rows may come padded, with the padding counted as colours: a batch then fails (48 pixels).
+            rows = reader[index].asnumpy().reshape(size, -1)
+            out[place] = rows[:, : size * 3].reshape(size, size, 3)
+        return out
     for at in range(0, len(wanted), CHUNK):
         frames = reader.get_batch(wanted[at : at + CHUNK].tolist()).asnumpy()
-        if frames.shape[3] != 3 or set(frames.shape[1:3]) != {track.header.width, track.header.height}:
-            raise RuntimeError(f"its frames have the shape {frames.shape[1:]}")
+        _check_shape(frames, track)
         out[at : at + CHUNK] = resize_frames(frames, size)
     return out
 
 
-def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int) -> tuple[np.ndarray, str]:
+def _check_shape(frames: np.ndarray, track: Track) -> None:
+    if frames.shape[3] != 3 or set(frames.shape[1:3]) != {track.header.width, track.header.height}:
+        raise RuntimeError(f"its frames have the shape {frames.shape[1:]}")
+
+
+def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int, straight: bool) -> tuple[np.ndarray, str]:
     """Decode from the start to the last frame wanted; one frame at a time is held at full resolution.
 
     Also tells of pictures that are listed and do not decode: the one before stays on the screen, as it would
@@ -171,7 +197,7 @@ def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int) -> tuple[
     for tick, frame in _frames(path, track.counted):
         while done < len(targets) and targets[done] <= tick:
             exact = targets[done] == tick
-            out[done] = resize_frames(_upright(frame if exact or before is None else before), size)[0]
+            out[done] = _square(frame if exact or before is None else before, size, straight)
             done, stand_ins = done + 1, stand_ins + (not exact)
         if done == len(targets):
             break
@@ -182,7 +208,7 @@ def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int) -> tuple[
         behind = int((track.ticks > last_tick).sum())
         if behind > 2:  # some encoders end with a packet or two that hold no picture; more is a loss
             raise video_error(path, "truncated", f"the last {behind} frames cannot be decoded")
-        out[done:] = resize_frames(_upright(before), size)
+        out[done:] = _square(before, size, straight)
         stand_ins += len(targets) - done
     return out, f"{stand_ins} undecodable frame(s) shown as their neighbour" if stand_ins else ""
 
@@ -196,9 +222,11 @@ def _frames(path: str, counted: bool) -> Iterator[tuple[int, Any]]:
             yield (count if counted else frame.pts), frame
 
 
-def _upright(frame: Any) -> np.ndarray:
-    """RGB (1, H, W, 3), turned as the metadata say; PyAV counts `rotation` in degrees counter-clockwise."""
-    return np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90) % 4)[None]
+def _square(frame: Any, size: int, straight: bool) -> np.ndarray:
+    """RGB (S, S, 3), turned as the metadata say; PyAV counts `rotation` in degrees counter-clockwise."""
+    scaled = {"width": size, "height": size, "interpolation": "BILINEAR"} if straight else {}  # decord's, too
+    upright = np.rot90(frame.to_ndarray(format="rgb24", **scaled), round(frame.rotation / 90) % 4)
+    return resize_frames(upright[None], size)[0]
 
 
 def _first_line(error: BaseException) -> str:

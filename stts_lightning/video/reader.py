@@ -49,6 +49,7 @@ class ClipReader:
         start: float | None = None,
         end: float | None = None,
         decoder: str = "auto",
+        resize: str = "molmo2",
     ) -> Clip:
         """`decode.decode_clip` in the child. With "auto", a decoder that hangs or crashes is killed and the
         clip is read once more by PyAV alone; `Clip.note` then begins with "first attempt".
@@ -60,7 +61,7 @@ class ClipReader:
             self.close()
             self._owner, self._lock = os.getpid(), threading.Lock()
         request = {"path": os.path.abspath(os.fspath(path)), "size": size, "max_frames": max_frames}
-        request |= {"max_fps": max_fps, "start": start, "end": end, "decoder": decoder}
+        request |= {"max_fps": max_fps, "start": start, "end": end, "decoder": decoder, "resize": resize}
         with self._lock:
             try:
                 return self._ask(request)
@@ -69,6 +70,11 @@ class ClipReader:
                     raise
                 clip = self._ask(request | {"decoder": "pyav"})
                 return clip._replace(note="; ".join(filter(None, [f"first attempt: {error.kind}", clip.note])))
+
+    @property
+    def child_pid(self) -> int | None:
+        """The process that decodes, for those who watch its memory; None while there is none."""
+        return self._child.process.pid if self._child else None
 
     def close(self) -> None:
         """End the child, if any. In a forked copy only the copy's ends of the pipes are closed."""

@@ -37,6 +37,7 @@ class Header(NamedTuple):
     frame_s: float  # one frame's time by the average rate, 0 if unknown
     claimed_end_s: float | None  # when the stream ends, on its own clock; None if the header does not tell
     is_cut: bool  # the file is known to lack its end
+    video_streams: int  # in the file, this one among them
 
 
 class Track(NamedTuple):

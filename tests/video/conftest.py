@@ -85,6 +85,11 @@ def read_numbers() -> Callable[[np.ndarray], list[int]]:
 
 
 @pytest.fixture(scope="session")
+def paint_number() -> Callable[[int, int, int], np.ndarray]:
+    return numbered
+
+
+@pytest.fixture(scope="session")
 def shared_folder() -> Path:
     folder = Path(__file__).resolve().parents[2].parent / "shared"
     if not folder.is_dir():

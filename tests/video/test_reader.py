@@ -14,7 +14,7 @@ import pytest
 from torch.utils.data import DataLoader, Dataset
 
 from stts_lightning.video import ClipReader, VideoError
-from stts_lightning.video.decode import decode_clip
+from stts_lightning.video.decode import RESIZERS, decode_clip
 
 ASK = {"size": 32, "max_frames": 64, "max_fps": 2}
 
@@ -26,7 +26,7 @@ def reader():
 
 
 def pid_of(reader: ClipReader) -> int:
-    return reader._child.process.pid
+    return reader.child_pid
 
 
 def is_running(pid: int) -> bool:
@@ -55,6 +55,13 @@ def test_child_returns_what_decoding_here_returns(reader, video):
         for got, wanted in zip(clip, expected, strict=True):
             np.testing.assert_array_equal(got, wanted)
         assert clip.frames.flags.writeable and clip.frames.flags.c_contiguous
+
+
+def test_child_resizes_as_it_is_told(reader, video):
+    path = video("h264.mp4")
+    clips = [reader.read(path, **ASK, resize=resize).frames for resize in RESIZERS]
+    assert (clips[0] != clips[1]).any()
+    np.testing.assert_array_equal(clips[1], decode_clip(path, **ASK, resize="decoder").frames)
 
 
 def test_one_child_serves_many_reads_without_leaking_files(reader, video):
@@ -253,7 +260,7 @@ def test_closed_reader_may_read_again(video):
         pid = pid_of(reader)
         reader.close()
         reader.close()
-        assert not is_running(pid) and open_files() == ours
+        assert reader.child_pid is None and not is_running(pid) and open_files() == ours
 
 
 def test_wrong_limits_are_refused():
