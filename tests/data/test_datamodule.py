@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from stts_lightning.config import Config, GeneratedConfig, load_config
 from stts_lightning.data.datamodule import VideoQuestionData
 from stts_lightning.data.generate import generated_set
 from stts_lightning.molmo2.load import tiny_tokenizer
-from stts_lightning.video.clip import VideoError
+from stts_lightning.video.clip import Clip, VideoError
+from stts_lightning.video.reader import ClipReader
 
 
 @pytest.fixture(scope="module")
@@ -108,3 +110,55 @@ def test_loading_leaves_the_global_generator_alone(folder: Path, tokenizer) -> N
     before = torch.get_rng_state()
     list(data.train_dataloader())
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def ten_questions(folder: Path) -> Path:
+    """Two clips of the set, the first with ten questions and the other with three."""
+    rows = [json.loads(line) for line in (folder / "train.jsonl").read_text().splitlines()]
+    first = [row for row in rows if row["video"] == "train/00000.mp4"][:10]
+    other = [row for row in rows if row["video"] == "train/00001.mp4"][:3]
+    (folder / "ten.jsonl").write_text("\n".join(json.dumps(row) for row in first + other))
+    return folder / "ten.jsonl"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("at_most, items", [(16, 2), (4, 4), (1, 13)])
+def test_ten_questions_on_a_clip_decode_it_once(
+    folder: Path, tokenizer, monkeypatch: pytest.MonkeyPatch, workers: int, at_most: int, items: int
+) -> None:
+    """Over several epochs, and wherever the shuffled order puts the clip's groups."""
+    log, read = folder / "decoded", ClipReader.read
+
+    def logged(reader: ClipReader, path: str, **how: Any) -> Clip:
+        with log.open("a") as file:  # a worker inherits this function, not a list to append to
+            file.write(f"{Path(path).name}\n")
+        return read(reader, path, **how)
+
+    monkeypatch.setattr(ClipReader, "read", logged)
+    overrides = [f"data.train={ten_questions(folder)}", f"data.questions_per_clip={at_most}", "optim.batch_size=1"]
+    config = config_for(folder, *overrides, f"data.num_workers={workers}", f"optim.steps={3 * items}")
+    data = VideoQuestionData(config, tokenizer)
+    data.setup()
+    batches = list(data.train_dataloader())
+    asked = [question.question.id for batch in batches for sample in batch["asked"] for question in sample]
+    assert len(batches) == 3 * items and len(asked) == 3 * 13 and len(set(asked)) == 13
+    assert sorted(log.read_text().split()) == ["00000.mp4", "00001.mp4"]
+
+
+def test_every_setting_of_the_frames_is_in_the_caches_key(folder: Path, tokenizer) -> None:
+    def key(*overrides: str) -> Path | None:
+        data = VideoQuestionData(config_for(folder, f"data.frame_cache_dir={folder}/frames", *overrides), tokenizer)
+        data.setup()
+        dataset = data.val_dataloader().dataset
+        return dataset.cache._path(dataset.items[0][0])
+
+    changes = [
+        "video.resize=decoder",
+        "video.decoder=pyav",
+        "video.fps=1",
+        "video.max_frames=5",
+        "backbone.image_size=96",
+    ]
+    keys = [key(), *(key(change) for change in changes)]
+    assert None not in keys and len(set(keys)) == 1 + len(changes)
+    assert key("video.resize=molmo2", "data.num_workers=1") == keys[0]
