@@ -51,7 +51,7 @@ def input_tables(repeats: int = 3, sizes: Sizes = FULL) -> dict[str, list[dict[s
 
     "decoders": a row for each way to read one made clip, through `ClipReader` in a process of its own, as in
     training: the milliseconds hold the frame table, decoding, resizing and the way through the pipe. `peak_mib` is
-    the most memory that the process ever held, about 200 MiB of it for torch; it is left out where /proc is missing.
+    the most memory that the process ever held, 240 of it before the first clip; it is left out where /proc is missing.
 
     "loader": clips a second of the `DataLoader` alone with the tiny backbone's sizes, cold (every clip decoded) and
     warm (every clip in its worker's memory); what the model does beside it is not counted.
@@ -71,48 +71,61 @@ def input_tables(repeats: int = 3, sizes: Sizes = FULL) -> dict[str, list[dict[s
 
 def decoder_rows(folder: Path, repeats: int, sizes: Sizes) -> list[dict[str, Any]]:
     rows = []
+    # decord has no build for some platforms.
+    ways = [way for way in sizes.ways if way[0] != "decord" or find_spec("decord")]
     for interval in sizes.keyframe_intervals:
         path = folder / f"keyframes{interval}.mp4"
         write_h264(path, moving_picture(sizes), sizes.fps, interval)
         for max_fps in sizes.max_fps:
-            for decoder, resize in sizes.ways:
-                if decoder == "decord" and find_spec("decord") is None:  # some platforms have none
-                    continue
-                how = {"decoder": decoder, "resize": resize}
-                measured = _decode(path, repeats, sizes.side, max_fps, how)
-                rows.append({**how, "keyframe_interval": interval, **measured})
+            for (decoder, resize), measured in zip(
+                ways, _decode(path, repeats, sizes.side, max_fps, ways), strict=True
+            ):
+                rows.append({"decoder": decoder, "resize": resize, "keyframe_interval": interval, **measured})
     return rows
 
 
 def moving_picture(sizes: Sizes) -> Iterator[np.ndarray]:
-    """Frames (H, W, 3) uint8: coloured blobs that drift, under fine grain that stands still."""
+    """Frames (H, W, 3) uint8: coloured blobs with a grain of their own, and one that drifts over the still rest.
+
+    At 720p and 30 fps 1 to 3.4 Mbit a second, as films have: moving noise all over would cost most of the decoding.
+    """
     random = np.random.default_rng(0)
-    y, x = np.mgrid[: sizes.height, : sizes.width + TILE].astype(np.float32) * (2 * np.pi / TILE)
+    y, x = np.mgrid[: sizes.height, : sizes.width].astype(np.float32) * (2 * np.pi / TILE)
     blobs = np.stack([np.sin(x) * np.sin(y), np.sin(x + y), np.cos(x) * np.sin(y)], axis=-1)
-    blobs = (128 + 90 * blobs).astype(np.uint8)
-    grain = random.integers(0, 24, (sizes.height, sizes.width, 1), dtype=np.uint8)
+    still = (128 + 90 * blobs).astype(np.uint8) + random.integers(0, 24, (*x.shape, 1), dtype=np.uint8)
+    moving, side = still[::-1, ::-1], min(sizes.height, sizes.width) // 2
     for number in range(sizes.seconds * sizes.fps):
-        start = 2 * number % TILE
-        yield blobs[:, start : start + sizes.width] + grain
+        frame = still.copy()
+        at = 3 * number % (sizes.width - side)
+        frame[side // 2 : side // 2 + side, at : at + side] = moving[:side, :side]
+        yield frame
 
 
-def _decode(path: Path, repeats: int, side: int, max_fps: float | None, how: dict[str, str]) -> dict[str, Any]:
-    seconds, frames = [], 0
-    with ClipReader(timeout_s=TIMEOUT_S) as reader:
-        for _ in range(1 + repeats):
+def _decode(
+    path: Path, repeats: int, side: int, max_fps: float | None, ways: list[tuple[str, str]]
+) -> list[dict[str, Any]]:
+    """Each way once a pass, in turn: what else the machine does falls on all of them."""
+    readers = [ClipReader(timeout_s=TIMEOUT_S) for _ in ways]
+    times_ms: list[list[float]] = [[] for _ in ways]
+    for _ in range(1 + repeats):
+        for reader, times, (decoder, resize) in zip(readers, times_ms, ways, strict=True):
+            asked = {"size": side, "max_frames": VideoConfig.max_frames, "max_fps": max_fps}
             started = time.perf_counter()
-            clip = reader.read(path, size=side, max_frames=VideoConfig.max_frames, max_fps=max_fps, **how)
-            seconds.append(time.perf_counter() - started)
-            frames = len(clip.frames)
-        memory = _peak_mib(reader.child_pid)
-    times_ms = [1000 * s for s in seconds[1:]]
-    return {
-        "sampling": f"{max_fps:g} fps" if max_fps else "even",
-        "frames": frames,
-        **_spread(times_ms, "ms"),
-        "frames_per_s": 1000 * frames / statistics.median(times_ms),
-        **memory,
-    }
+            clip = reader.read(path, **asked, decoder=decoder, resize=resize)
+            times.append(1000 * (time.perf_counter() - started))
+    rows = []
+    for reader, times in zip(readers, times_ms, strict=True):
+        rows.append(
+            {
+                "sampling": f"{max_fps:g} fps" if max_fps else "even",
+                "frames": len(clip.frames),
+                **_spread(times[1:], "ms"),
+                "frames_per_s": 1000 * len(clip.frames) / statistics.median(times[1:]),
+                **_peak_mib(reader.child_pid),
+            }
+        )
+        reader.close()
+    return rows
 
 
 def _peak_mib(pid: int | None) -> dict[str, float]:
@@ -149,12 +162,15 @@ def _load(config: Config, tokenizer: PreTrainedTokenizerBase, repeats: int) -> d
     data.setup()
     # The evaluation's order is fixed, so that a batch comes back to the worker that has it in memory.
     loader = data.val_dataloader()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(config.trainer.num_threads)  # without workers it is this process that loads
     rates, last = [], {}
     for _ in range(1 + repeats):  # the first pass starts the processes and fills the memory
         started, clips = time.perf_counter(), 0
         for batch in loader:
             clips, last = clips + len(batch["videos"]), batch
         rates.append(clips / (time.perf_counter() - started))
+    torch.set_num_threads(threads)
     _stop(loader)
     in_batch = len(last["videos"])
     return {
