@@ -12,10 +12,13 @@ from typing import Any
 import torch
 
 from stts_lightning.bench.case import Shape
-from stts_lightning.bench.measure import machine
+from stts_lightning.bench.inputs import input_tables
+from stts_lightning.bench.measure import keep_freed_memory, machine
 from stts_lightning.bench.steps import Bench
 from stts_lightning.bench.tables import growth_table, layout_table, overhead_table, prefill_table, train_table
 from stts_lightning.bench.write import write_bench
+from stts_lightning.calibrate import calibrate
+from stts_lightning.config import load_config
 from stts_lightning.runs import git_commit
 
 TABLES = ("train", "prefill", "overhead", "layouts", "inputs", "growth")
@@ -57,6 +60,7 @@ def bench(
     checkpointing = ("all" if on_gpu else "none") if checkpointing is None else checkpointing
     measured = [Shape(size, videos, frames) for videos, frames in shapes or SIZES[size]]
 
+    keep_freed_memory()
     found = machine(device)
     tables: dict[str, list[dict[str, Any]]] = {}
     results = {
@@ -82,11 +86,24 @@ def bench(
             tables["growth"] = growth_table(model, growth, max(1, rounds // 2), say)
     if "inputs" in only:
         say("decoders and loader")
-        from stts_lightning.bench.inputs import input_tables
-
         tables.update(input_tables(rounds))
+        _add_model_rates(tables)
     write_bench(results, folder)
     return results
+
+
+def _add_model_rates(tables: dict[str, list[dict[str, Any]]]) -> None:
+    """Beside each way to decode, how many workers keep ahead of the model of this run at k = 50; beside the loader,
+    how many clips a second the model trains on whose clips it loads, on one thread."""
+    config = load_config(["prune.percent=50", "trainer.num_threads=1"])
+    seconds = calibrate(config)["step_s"][1]
+    for row in tables["loader"]:
+        row["model_clips_per_s"] = 1 / seconds
+    steps = [row for row in tables.get("train", []) if row["run"] == "50"]
+    for row in tables["decoders"]:
+        if steps:
+            videos = int(steps[0]["shape"].split()[0])
+            row["workers_for_model"] = videos / steps[0]["ms"] * row["ms_median"]
 
 
 def _versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's mallopt
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 # Dense bf16 matrix products, from the makers' data sheets.
 PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
@@ -26,6 +27,19 @@ class Spread(NamedTuple):
     median: float
     low: float
     high: float
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors give back, as torch's allocator on a GPU does.
+
+    A step on a CPU frees and takes gigabytes. Given back to the system, every page of them has to be found and zeroed
+    again, and on a virtual machine that may come back from the host page by page: steps then take one to four times
+    as long, at random.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        libc = ctypes.CDLL("libc.so.6")
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def time_once(run: Callable[[], Any], device: torch.device) -> float:

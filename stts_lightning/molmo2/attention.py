@@ -11,6 +11,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.molmo2.modeling_molmo2 import eager_attention_forward
 
+from stts_lightning.prune.bias import append_key_bias
 from stts_lightning.prune.flat import Segments, segment_attention
 
 
@@ -24,9 +25,16 @@ def attention_forward(
     stock: Callable[..., tuple[Tensor, Tensor | None]],
     scaling: float,
     segments: Segments | None = None,
+    key_bias: Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
-    """Within ``segments`` where they are given, else as ``stock`` does it."""
+    """Within ``segments`` where they are given, else as ``stock`` does it; ``key_bias`` (T, N) is added to what every
+    query gives a key."""
+    if key_bias is not None:
+        dim = query.shape[-1]
+        query, key, value = append_key_bias(query, key, value, key_bias, scaling)
+        out, weights = stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
+        return out[..., :dim], weights
     if segments is None:
         return stock(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
     q_SHD, k_SHD, v_SHD = (x[0].transpose(0, 1) for x in (query, key, value))  # as the projections left them

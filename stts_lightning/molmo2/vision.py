@@ -64,10 +64,10 @@ def encode_videos(
         gathered = gather_windows(_tapped(features, taps), table_MP, windows.tile(num_patches))
         return _result(_connect(model, *gathered), scores, None, windows, len(x_TND))
 
-    bias = _key_bias(scores, config.preset, windows, num_patches, x_TND)
+    bias_TN = _key_bias(scores, config.preset, windows, num_patches, x_TND)
     selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
     i = config.layer + 1
-    x_TND = features[i] = tower.layers[i](x_TND, bias)
+    x_TND = features[i] = tower.layers[i](x_TND, None, key_bias=bias_TN)
 
     refill = PRESETS[config.preset].refill_lone_frames
     left = arrange(selection, windows, num_patches, config.layout, refill, x_TND.dtype)
@@ -149,7 +149,7 @@ def _key_bias(scores: Scores, preset: str, windows: Windows, num_patches: int, x
     else:
         bias_TW = paper_bias(scores.log_scores_TW, first_T)
     owner = window_of_patch(windows, x_TND.shape[0] * num_patches)
-    return expand_to_patches(bias_TW, owner, num_patches).to(x_TND.dtype)
+    return expand_to_patches(bias_TW, owner, num_patches)
 
 
 def _result(

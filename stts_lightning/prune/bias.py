@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stts_lightning.prune.types import Windows
@@ -30,6 +31,22 @@ def released_bias(scores_TW: Tensor, first_T: Tensor, windows: Windows) -> Tenso
 
 
 def expand_to_patches(bias_TW: Tensor, window_of_patch: Tensor, num_patches: int) -> Tensor:
-    """A key bias for every patch of a frame, (T, 1, 1, N): the same for all heads and queries."""
-    bias_TN = bias_TW.flatten()[window_of_patch].view(-1, num_patches)
-    return bias_TN[:, None, None, :]
+    """The bias of every patch of a frame as a key, (T, N): the same for all heads and queries."""
+    return bias_TW.flatten().index_select(0, window_of_patch).view(-1, num_patches)
+
+
+def append_key_bias(
+    query: Tensor, key: Tensor, value: Tensor, bias_TN: Tensor, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(T, H, N, D) each, widened so that ``scale * query @ key`` holds the bias.
+
+    A bias of the keys alone is one more dimension, 1 in every query and ``bias / scale`` in the key. An additive mask
+    with a gradient would keep attention from the fast kernels, and cost (T, H, N, N) in the backward pass. Filled up
+    to a multiple of 8, which those kernels want; of the result the first D dimensions count.
+    """
+    dim = query.shape[-1]
+    filling = -(dim + 1) % 8
+    one = torch.ones_like(query[..., :1])
+    bias = (bias_TN / scale).to(key.dtype)[:, None, :, None].expand(*key.shape[:-1], 1)
+    query, key = torch.cat([query, one], dim=-1), torch.cat([key, bias], dim=-1)
+    return F.pad(query, (0, filling)), F.pad(key, (0, filling)), F.pad(value, (0, filling + 1))
