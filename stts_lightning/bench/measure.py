@@ -22,11 +22,17 @@ PEAK_TFLOPS = {"H100": 989.4, "H200": 989.4, "A100": 312.0, "L40S": 362.0, "B200
 
 
 class Spread(NamedTuple):
-    """Milliseconds over the repeats."""
+    """Milliseconds of each round."""
 
-    median: float
-    low: float
-    high: float
+    times: list[float]
+
+    median = property(lambda self: statistics.median(self.times))
+    low = property(lambda self: min(self.times))
+    high = property(lambda self: max(self.times))
+
+    def times_as_fast_as(self, other: Spread) -> float:
+        """Median over the rounds of the ratio in one round, in which both met the same machine."""
+        return statistics.median(theirs / ours for ours, theirs in zip(self.times, other.times, strict=True))
 
 
 def keep_freed_memory() -> None:
@@ -70,7 +76,7 @@ def side_by_side(
                 if turn:
                     times[name].append(took)
         say(f"round {turn} of {rounds}")
-    return {name: Spread(statistics.median(took), min(took), max(took)) for name, took in times.items()}
+    return {name: Spread(took) for name, took in times.items()}
 
 
 def peak_memory_mib(run: Callable[[], Any], device: torch.device) -> float | None:

@@ -94,8 +94,9 @@ def layout_table(bench: Bench, shape: Shape, rounds: int, say: Say) -> list[Row]
             {
                 "shape": shape.name, "run": f"{percent}",
                 **{f"{layout}_ms": spread[layout].median for layout in runs},
+                **{f"{layout}_low": spread[layout].low for layout in runs},
                 **{f"{layout}_mib": memory[layout] for layout in runs},
-                "flat_over_packed": spread["flat"].median / spread["packed"].median,
+                "flat_is_faster_by": spread["flat"].times_as_fast_as(spread["packed"]),
             }
         )  # fmt: skip
     return rows
@@ -139,7 +140,7 @@ def _compare(
         flops = forward_flops(config, shape, percent, layer, labels=labels)
         needed = forward_flops(config, shape, percent, layer, labels=labels, dense=False)
         bound = forward_flops(config, shape, 0, layer, labels=labels).total / flops.total
-        speedup = spread["0"].median / took.median
+        speedup = took.times_as_fast_as(spread["0"])
         dropped = int(percent / 100 * shape.frames * windows)
         rows.append(
             {
@@ -147,7 +148,7 @@ def _compare(
                 "ms": took.median, "low": took.low, "high": took.high,
                 "mfu": passes * needed.total / (took.median / 1000) / (peak_tflops * 1e12),
                 "peak_mib": memory[name],
-                "over_own_0": speedup, "over_stock": spread["stock"].median / took.median,
+                "over_own_0": speedup, "over_stock": took.times_as_fast_as(spread["stock"]),
                 "flop_bound": bound, "of_bound": speedup / bound,
             }
         )  # fmt: skip
