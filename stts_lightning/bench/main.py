@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from stts_lightning.bench.case import Shape
 from stts_lightning.bench.inputs import input_tables
 from stts_lightning.bench.measure import keep_freed_memory, machine
 from stts_lightning.bench.steps import Bench
-from stts_lightning.bench.tables import growth_table, layout_table, overhead_table, prefill_table, train_table
+from stts_lightning.bench.tables import Row, growth_table, layout_table, overhead_table, prefill_table, train_table
 from stts_lightning.bench.write import write_bench
 from stts_lightning.calibrate import calibrate
 from stts_lightning.config import load_config
@@ -62,7 +62,7 @@ def bench(
 
     keep_freed_memory()
     found = machine(device)
-    tables: dict[str, list[dict[str, Any]]] = {}
+    tables: dict[str, list[Row]] = {}
     results = {
         "machine": found,
         "versions": _versions(),
@@ -70,20 +70,9 @@ def bench(
         "settings": {"size": size, "rounds": rounds, "compiled": compiled, "checkpointing": checkpointing},
         "tables": tables,
     }
-    if set(only) & {"train", "prefill", "overhead", "layouts", "growth"}:
+    if set(only) - {"inputs"}:
         model = Bench(size, device, compiled=compiled, checkpointing=checkpointing)
-        peak = found["peak_tflops"]
-        if "train" in only:
-            tables["train"] = train_table(model, measured, peak, rounds, say)
-        if "prefill" in only:
-            tables["prefill"] = prefill_table(model, measured, peak, rounds, say)
-        if "overhead" in only:
-            steps = {kind: tables[kind] for kind in ("train", "prefill") if kind in tables}
-            tables["overhead"] = overhead_table(model, measured, rounds, steps, say)
-        if "layouts" in only:
-            tables["layouts"] = layout_table(model, measured[0], rounds, say)
-        if "growth" in only:
-            tables["growth"] = growth_table(model, growth, max(1, rounds // 2), say)
+        tables.update(_model_tables(model, only, measured, growth, found["peak_tflops"], rounds, say))
     if "inputs" in only:
         say("decoders and loader")
         tables.update(input_tables(rounds))
@@ -92,7 +81,34 @@ def bench(
     return results
 
 
-def _add_model_rates(tables: dict[str, list[dict[str, Any]]]) -> None:
+def _model_tables(
+    model: Bench,
+    only: Collection[str],
+    shapes: Sequence[Shape],
+    growth: Collection[int],
+    peak_tflops: float,
+    rounds: int,
+    say: Callable[[str], None],
+) -> dict[str, list[Row]]:
+    """Everything with a model in it: training first, for the weights are cast down before inference."""
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES if name in only and name != "inputs"}
+    if "train" in only:
+        tables["train"] = train_table(model, shapes, peak_tflops, rounds, say)
+        if "overhead" in only:
+            tables["overhead"] += overhead_table(model, "train", shapes, rounds, tables["train"], say)
+    if "layouts" in only:
+        tables["layouts"] = layout_table(model, shapes[0], rounds, say)
+    if "growth" in only:
+        tables["growth"] = growth_table(model, sorted(growth), max(1, rounds // 2), say)
+    if "prefill" in only:
+        model.to_inference()
+        tables["prefill"] = prefill_table(model, shapes, peak_tflops, rounds, say)
+        if "overhead" in only:
+            tables["overhead"] += overhead_table(model, "prefill", shapes, rounds, tables["prefill"], say)
+    return tables
+
+
+def _add_model_rates(tables: dict[str, list[Row]]) -> None:
     """Beside each way to decode, how many workers keep ahead of the model of this run at k = 50; beside the loader,
     how many clips a second the model trains on whose clips it loads, on one thread."""
     config = load_config(["prune.percent=50", "trainer.num_threads=1"])

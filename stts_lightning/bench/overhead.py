@@ -11,6 +11,7 @@ from stts_lightning.bench.case import Shape
 from stts_lightning.bench.measure import side_by_side
 from stts_lightning.bench.steps import Bench
 from stts_lightning.molmo2.arrange import arrange
+from stts_lightning.molmo2.attention import attention_dtype
 from stts_lightning.molmo2.vision import describe_windows, feature_layers, first_blocks
 from stts_lightning.prune.select import select
 
@@ -24,16 +25,18 @@ def pruning_overhead(bench: Bench, shape: Shape, percent: float, training: bool,
     batch = bench.batch(shape, training=training, ours=True)
     pixels = batch["pixel_values_videos"]
     windows = describe_windows(pixels, batch["video_token_pooling"], batch["video_grids"])
-    with torch.no_grad():
+    with torch.no_grad(), bench.autocast():
         x_TND = first_blocks(model, config.layer, pixels)[config.layer]
         scores = bench.handle.scorer(x_TND, windows)
-    selection = select(scores.scores_TW, windows.frames_per_video, percent)
+        selection = select(scores.scores_TW, windows.frames_per_video, percent)
+        dtype = attention_dtype(x_TND)
     x_TND.requires_grad_(training)
     num_patches = x_TND.shape[1]
     moved = 1 + sum(tap <= config.layer + 1 for tap in feature_layers(model))
 
     def score() -> None:
-        found = bench.handle.scorer(x_TND, windows)
+        with bench.autocast():
+            found = bench.handle.scorer(x_TND, windows)
         if training:
             (found.aux_loss + found.log_scores_TW.sum()).backward()
 
@@ -41,7 +44,7 @@ def pruning_overhead(bench: Bench, shape: Shape, percent: float, training: bool,
         select(scores.scores_TW, windows.frames_per_video, percent)
 
     def pack() -> None:
-        left = arrange(selection, windows, num_patches, config.layout, False, x_TND.dtype)
+        left = arrange(selection, windows, num_patches, config.layout, False, dtype)
         for _ in range(moved):
             x_RND = left.gather(x_TND)
             if training:

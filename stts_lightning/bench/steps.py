@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -22,22 +23,36 @@ DECODED = 16  # tokens
 class Bench:
     """One model of random weights on one device, and what can be run on it.
 
-    A run's name is ``stock``, or ours at a percentage: ``0``, ``30``. At 0 nothing scores; else the STTS scorer does.
+    A run's name is ``stock``, on a GPU also ``stock_sdpa`` (see `entered`), or ours at a percentage: ``0``, ``30``. At
+    0 nothing scores; else the STTS scorer does.
     """
 
     def __init__(self, size: str, device: torch.device, *, compiled: bool = False, checkpointing: str = "none") -> None:
         torch.manual_seed(0)
         torch._dynamo.config.recompile_limit = 64  # every shape of the tables is compiled, none falls back
         self.size, self.device = size, device
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
         attention = attention_by_part("auto", device.type)
-        self.model = random_molmo2(size, dtype=dtype, device=device, attention=attention)
+        self.model = random_molmo2(size, dtype=torch.float32, device=device, attention=attention)
         self.handle = apply_stts(self.model, PruneConfig(percent=50, layer=LAYERS[size]))
         self.scorer = self.handle.scorer
         self.nothing = _scorer_of_none(self.model)
         speed_up(self.model, BackboneConfig(activation_checkpointing=checkpointing, compile=compiled))
         self.optimizer = AdamW(self.model.parameters(), lr=1e-6, fused=True)
         self.batches: dict[tuple, dict[str, Any]] = {}
+        self.stock_runs = ["stock", "stock_sdpa"] if device.type == "cuda" else ["stock"]
+        self.runs = [*self.stock_runs, "0", "30", "40", "50"]
+
+    def autocast(self) -> torch.autocast:
+        """bfloat16 on a GPU: trained with weights in float32, as `bf16-mixed` does."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")
+
+    def to_inference(self) -> None:
+        """The weights in bfloat16 on a GPU, as they are served; there is no training after this."""
+        del self.optimizer
+        if self.device.type == "cuda":
+            self.model.bfloat16()
+            self.scorer.bfloat16()
+            torch.cuda.empty_cache()
 
     def batch(self, shape: Shape, *, training: bool, ours: bool) -> dict[str, Any]:
         key = (shape, training, ours)
@@ -47,7 +62,7 @@ class Bench:
 
     def set_run(self, name: str, layout: str = "flat") -> None:
         """Ours at a percentage; `stock` is entered by the runs themselves."""
-        percent = 0.0 if name == "stock" else float(name)
+        percent = 0.0 if name.startswith("stock") else float(name)
         method = "stts" if percent else "none"
         self.model.model.prune_config = PruneConfig(
             method=method, percent=percent, layer=LAYERS[self.size], layout=layout
@@ -56,12 +71,12 @@ class Bench:
 
     def train_step(self, name: str, shape: Shape, layout: str = "flat") -> Callable[[], None]:
         """Forward, backward, clipping and AdamW."""
-        batch = self.batch(shape, training=True, ours=name != "stock")
+        batch = self.batch(shape, training=True, ours=not name.startswith("stock"))
 
         def run() -> None:
             self.set_run(name, layout)
             self.model.train()
-            self._forward(name, batch, use_cache=False, backward=True)
+            self._train(name, batch)
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
             self.optimizer.zero_grad()
@@ -70,42 +85,53 @@ class Bench:
 
     def prefill(self, name: str, shape: Shape) -> Callable[[], None]:
         """The first forward pass of generation: the cache is filled, one logit a prompt is made."""
-        batch = self.batch(shape, training=False, ours=name != "stock")
+        batch = self.batch(shape, training=False, ours=not name.startswith("stock"))
 
         @torch.no_grad()
         def run() -> None:
             self.set_run(name)
             self.model.eval()
-            self._forward(name, batch, use_cache=True, logits_to_keep=1)
+            with self.entered(name) as model:
+                model(**batch, use_cache=True, logits_to_keep=1)
 
         return run
 
     def generate(self, name: str, shape: Shape) -> Callable[[], None]:
         """A prefill and ``DECODED`` greedy tokens."""
-        batch = {k: v for k, v in self.batch(shape, training=False, ours=name != "stock").items()}
+        batch = {k: v for k, v in self.batch(shape, training=False, ours=not name.startswith("stock")).items()}
         batch.pop("prompt_counts", None)
         how = {"max_new_tokens": DECODED, "min_new_tokens": DECODED, "do_sample": False}
 
         def run() -> None:
             self.set_run(name)
             self.model.eval()
-            if name == "stock":
-                with self.handle.as_stock() as stock:
-                    stock.generate(**batch, **how)
-            else:
-                self.model.generate(**batch, **how)
+            with self.entered(name) as model:
+                model.generate(**batch, **how)
 
         return run
 
-    def _forward(self, name: str, batch: dict[str, Any], backward: bool = False, **how: Any) -> None:
-        if name == "stock":
-            with self.handle.as_stock() as stock:
-                loss = stock(**batch, **how).loss
-        else:
-            out = self.model(**batch, **how)
-            loss = out.loss if out.pruning.aux_loss is None or not backward else out.loss + out.pruning.aux_loss
-        if backward:
-            loss.backward()
+    @contextmanager
+    def entered(self, name: str) -> Iterator[Any]:
+        """The model as a run wants it: transformers' own for the stock ones, and for `stock_sdpa` without
+        FlexAttention."""
+        if not name.startswith("stock"):
+            yield self.model
+            return
+        text = self.model.model.language_model.config
+        attention = text._attn_implementation
+        with self.handle.as_stock() as stock:
+            text._attn_implementation = "sdpa" if name == "stock_sdpa" else attention
+            try:
+                yield stock
+            finally:
+                text._attn_implementation = attention
+
+    def _train(self, name: str, batch: dict[str, Any]) -> None:
+        with self.entered(name) as model, self.autocast():
+            out = model(**batch, use_cache=False)
+        pruning = getattr(out, "pruning", None)
+        auxiliary = None if pruning is None else pruning.aux_loss
+        (out.loss if auxiliary is None else out.loss + auxiliary).backward()
 
 
 def _scorer_of_none(model: Any) -> nn.Module:

@@ -17,7 +17,6 @@ from stts_lightning.molmo2.vision import encode_videos
 
 Row = dict[str, Any]
 Say = Callable[[str], None]
-RUNS = ("stock", "0", "30", "40", "50")
 LAYOUT_PERCENTS = (10, 30, 50, 70, 90)
 
 
@@ -25,7 +24,7 @@ def train_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, round
     """A whole train step, AdamW included."""
     rows = []
     for shape in shapes:
-        runs = {name: bench.train_step(name, shape) for name in RUNS}
+        runs = {name: bench.train_step(name, shape) for name in bench.runs}
         spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"train {s.name}: {text}"))
         memory = {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
         labels = TEXT_TOKENS[shape.size] // 8
@@ -37,17 +36,17 @@ def prefill_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, rou
     """The first forward pass, and the tokens after it."""
     rows = []
     for shape in shapes:
-        runs = {name: bench.prefill(name, shape) for name in RUNS}
+        runs = {name: bench.prefill(name, shape) for name in bench.runs}
         spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"prefill {s.name}: {text}"))
         memory = {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
         whole = side_by_side(
-            {name: bench.generate(name, shape) for name in RUNS},
+            {name: bench.generate(name, shape) for name in bench.runs},
             bench.device,
             rounds,
             lambda text, s=shape: say(f"generate {s.name}: {text}"),
         )
         new = _compare(bench, shape, spread, memory, peak_tflops, passes=1, labels=1)
-        for name, row in zip(RUNS, new, strict=True):
+        for name, row in zip(bench.runs, new, strict=True):
             row["generate_ms"] = whole[name].median
             row["decode_ms_per_token"] = max(whole[name].median - spread[name].median, 0) / (DECODED - 1)
         rows += new
@@ -55,17 +54,16 @@ def prefill_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, rou
 
 
 def overhead_table(
-    bench: Bench, shapes: Sequence[Shape], rounds: int, steps: dict[str, list[Row]], say: Say
+    bench: Bench, kind: str, shapes: Sequence[Shape], rounds: int, steps: list[Row], say: Say
 ) -> list[Row]:
-    """Score, select and pack as a share of the step that they are in."""
+    """Score, select and pack as a share of the ``kind`` of step that they are in."""
     rows = []
-    for kind, measured in steps.items():
-        for shape in shapes:
-            step_ms = next(row["ms"] for row in measured if row["shape"] == shape.name and row["run"] == "50")
-            parts = pruning_overhead(bench, shape, 50, kind == "train", rounds)
-            say(f"overhead {kind} {shape.name}")
-            share = sum(parts.values()) / step_ms
-            rows.append({"step": kind, "shape": shape.name, "run": "50", "step_ms": step_ms, **parts, "share": share})
+    for shape in shapes:
+        step_ms = next(row["ms"] for row in steps if row["shape"] == shape.name and row["run"] == "50")
+        parts = pruning_overhead(bench, shape, 50, kind == "train", rounds)
+        say(f"overhead {kind} {shape.name}")
+        share = sum(parts.values()) / step_ms
+        rows.append({"step": kind, "shape": shape.name, "run": "50", "step_ms": step_ms, **parts, "share": share})
     return rows
 
 
@@ -79,8 +77,9 @@ def layout_table(bench: Bench, shape: Shape, rounds: int, say: Say) -> list[Row]
         def run() -> None:
             bench.set_run(f"{percent}", layout)
             bench.model.train()
-            features = encode_videos(model, bench.handle.scorer, bench.handle.config, *videos)
-            torch.cat(features.pooler_output).sum().backward()
+            with bench.autocast():
+                features = encode_videos(model, bench.handle.scorer, bench.handle.config, *videos)
+            torch.cat(features.pooler_output).float().sum().backward()
             bench.optimizer.zero_grad()
 
         return run
@@ -134,9 +133,10 @@ def _compare(
 ) -> list[Row]:
     config, layer = bench.model.config, LAYERS[bench.size]
     windows = (config.vision_config.image_size[0] // config.vision_config.patch_size // 3) ** 2
+    stock = min((spread[name] for name in bench.stock_runs), key=lambda took: took.median)
     rows = []
     for name, took in spread.items():
-        percent = 0.0 if name == "stock" else float(name)
+        percent = 0.0 if name.startswith("stock") else float(name)
         flops = forward_flops(config, shape, percent, layer, labels=labels)
         needed = forward_flops(config, shape, percent, layer, labels=labels, dense=False)
         bound = forward_flops(config, shape, 0, layer, labels=labels).total / flops.total
@@ -148,7 +148,7 @@ def _compare(
                 "ms": took.median, "low": took.low, "high": took.high,
                 "mfu": passes * needed.total / (took.median / 1000) / (peak_tflops * 1e12),
                 "peak_mib": memory[name],
-                "over_own_0": speedup, "over_stock": took.times_as_fast_as(spread["stock"]),
+                "over_own_0": speedup, "over_stock": took.times_as_fast_as(stock),
                 "flop_bound": bound, "of_bound": speedup / bound,
             }
         )  # fmt: skip

@@ -6,6 +6,7 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -13,6 +14,14 @@ from transformers.models.molmo2.modeling_molmo2 import eager_attention_forward
 
 from stts_lightning.prune.bias import append_key_bias
 from stts_lightning.prune.flat import Segments, segment_attention
+
+
+def attention_dtype(x: Tensor) -> torch.dtype:
+    """What queries and keys made of ``x`` are in: autocast keeps the residual stream in float32 and not them."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return x.dtype
 
 
 def attention_forward(

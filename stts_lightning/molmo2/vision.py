@@ -11,6 +11,7 @@ from transformers.models.molmo2.modeling_molmo2 import Molmo2Model
 
 from stts_lightning.config import PruneConfig
 from stts_lightning.molmo2.arrange import arrange
+from stts_lightning.molmo2.attention import attention_dtype
 from stts_lightning.prune.bias import expand_to_patches, paper_bias, released_bias
 from stts_lightning.prune.scorers import PRESETS
 from stts_lightning.prune.select import select
@@ -70,7 +71,7 @@ def encode_videos(
     x_TND = features[i] = tower.layers[i](x_TND, None, key_bias=bias_TN)
 
     refill = PRESETS[config.preset].refill_lone_frames
-    left = arrange(selection, windows, num_patches, config.layout, refill, x_TND.dtype)
+    left = arrange(selection, windows, num_patches, config.layout, refill, attention_dtype(x_TND))
     features = {tap: left.gather(features[tap]) for tap in features if tap in taps}
     x_RND = left.gather(x_TND)
     for i in range(config.layer + 2, max(taps) + 1):

@@ -3,11 +3,15 @@
 Whatever reads a value (`.item()`, `.tolist()`, `nonzero`, boolean indexing, a Python `if` on a tensor) raises there.
 """
 
+from unittest import mock
+
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
+from stts_lightning.molmo2 import language
 from stts_lightning.molmo2.load import attention_by_part
 from stts_lightning.molmo2.prompt import SHARED_PREFIX, count_prompts
 from stts_lightning.molmo2.vision import score_videos
@@ -55,10 +59,8 @@ def test_the_scorer_s_warm_up_reads_no_value_back(build_model, build_inputs):
 
 
 def test_the_mask_of_blocks_reads_no_value_back(build_model, build_inputs):
-    from stts_lightning.molmo2.language import attention_mask_4d
-
     ids = torch.zeros(2, 300, dtype=torch.long, device="meta")
-    mask = attention_mask_4d(ids, ids == 1, ids, "flex_attention", torch.bfloat16)
+    mask = language.attention_mask_4d(ids, ids == 1, ids, "flex_attention", torch.bfloat16)
     assert mask.shape == (2, 1, 300, 300) and mask.kv_indices.shape == (2, 1, 3, 3)
 
 
@@ -94,6 +96,29 @@ def test_compiled_blocks_are_compiled_once(build_model, build_inputs, percent):
         _, longer = without_values(model, build_inputs([6, 3]))
         with pytest.raises(torch._dynamo.exc.RecompileError):  # so a new shape is seen
             model(**longer)
+
+
+@pytest.mark.slow
+def test_the_mask_of_blocks_is_compiled_once():
+    """As it is made on a GPU, and anew for every batch."""
+    torch._dynamo.reset()
+
+    def as_on_a_gpu(*args, **how):
+        return create_block_mask(*args, **{**how, "_compile": True})
+
+    def mask(seed):
+        vision = torch.rand(2, 300, generator=torch.Generator().manual_seed(seed)) < 0.5
+        ids = torch.ones(2, 300, dtype=torch.long)
+        with mock.patch.object(language, "create_block_mask", as_on_a_gpu):
+            return language.attention_mask_4d(ids, vision, ids, "flex_attention", torch.float32)
+
+    first = mask(0)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        second = mask(1)
+    assert not torch.equal(
+        create_mask(first.mask_mod, 2, None, 300, 300, device="cpu"),
+        create_mask(second.mask_mod, 2, None, 300, 300, device="cpu"),
+    )
 
 
 @pytest.mark.slow

@@ -6,16 +6,32 @@ from unittest import mock
 import pytest
 import torch
 from torch.optim import AdamW
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stts_lightning import apply_stts
 from stts_lightning.config import BackboneConfig, PruneConfig
 from stts_lightning.molmo2 import patch
+from stts_lightning.molmo2.attention import PREFIX
 from stts_lightning.molmo2.prompt import SHARED_PREFIX, count_prompts
 from stts_lightning.molmo2.speed import speed_up
 
 STEPS = 20
+
+
+def with_an_added_bias(module, query, key, value, attention_mask, key_bias=None, **how):
+    """The bias of block l+1 as an additive mask, with its gradient."""
+    if key_bias is not None:
+        return sdpa_attention_forward(module, query, key, value, key_bias[:, None, None, :], **how)
+    return OURS(module, query, key, value, attention_mask, **how)
+
+
+OURS = ALL_ATTENTION_FUNCTIONS[PREFIX + "sdpa"]
 PATCHES = {
     "small_chunks": lambda: mock.patch.object(patch, "LOSS_CHUNK", 3),
+    "added_bias": lambda: mock.patch.dict(
+        ALL_ATTENTION_FUNCTIONS._global_mapping, {PREFIX + "sdpa": with_an_added_bias}
+    ),
 }
 
 
@@ -72,7 +88,8 @@ def assert_same(ours, expected):
 
 
 @pytest.mark.parametrize(
-    "without", ["packed", "all_logits", "counted_by_the_model", "small_chunks", "plain_adamw", "checkpointing"]
+    "without",
+    ["packed", "added_bias", "all_logits", "counted_by_the_model", "small_chunks", "plain_adamw", "checkpointing"],
 )
 def test_same_losses_with_and_without(losses, without):
     assert_same(losses(), losses(without))

@@ -7,6 +7,7 @@ from slow_reference import VIDEO, fix_scores, lone_frames, masked_forward, next_
 from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
 from stts_lightning.molmo2 import vision
+from stts_lightning.molmo2.attention import attention_dtype
 from stts_lightning.prune import select as select_module
 
 METHODS = ("stts", "stts_no_aux", "random", "heuristic")
@@ -293,3 +294,29 @@ def test_a_layer_past_the_last_feature_layer_is_named(model, layer):
     with pytest.raises(ValueError, match=rf"prune.layer={layer}.*below 3"):
         apply_stts(model, PruneConfig(layer=layer))
     assert not hasattr(model.model.vision_tower, "token_scorer")
+
+
+@pytest.mark.parametrize("layout", ["flat", "packed"])
+@pytest.mark.parametrize("preset", ["paper", "released"])
+def test_trains_in_mixed_precision(build_model, build_inputs, layout, preset):
+    """Weights and residual stream in float32, products in bfloat16: the same loss within bfloat16's three digits."""
+    inputs = with_labels(build_inputs([5, 3]))
+    model = build_model()
+    handle = apply_stts(model, PruneConfig(percent=50, layer=0, layout=layout, preset=preset))
+    fix_scores(model, torch.linspace(0.2, 0.9, 72).view(8, 9).clone())  # no decision hangs on a rounded score
+    exact = model(**inputs).loss
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(**inputs).loss
+    rounded.backward()
+    assert model.model.vision_tower.layers[0].mlp.fc1.weight.grad.dtype == torch.float32
+    assert float(handle.scorer.scores.grad.abs().max()) > 0
+    torch.testing.assert_close(rounded.float(), exact, rtol=1e-2, atol=0)
+    assert float(rounded) != float(exact)
+
+
+def test_autocast_tells_what_attention_runs_in():
+    x = torch.zeros(1)
+    assert attention_dtype(x) == torch.float32 and attention_dtype(x.bfloat16()) == torch.bfloat16
+    with torch.autocast("cpu", torch.bfloat16):
+        assert attention_dtype(x) == torch.bfloat16
+    assert attention_dtype(x.to("meta")) == torch.float32
