@@ -53,6 +53,6 @@ def pruning_overhead(bench: Bench, shape: Shape, percent: float, training: bool,
     runs: dict[str, Callable[[], Any]] = {"score": score, "select": choose, "pack": pack}
     with torch.set_grad_enabled(training):
         spread = side_by_side(runs, bench.device, rounds)
-    bench.optimizer.zero_grad()
+    bench.model.zero_grad()
     x_TND.grad = None
     return {name: took.median for name, took in spread.items()}

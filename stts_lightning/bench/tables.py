@@ -80,7 +80,7 @@ def layout_table(bench: Bench, shape: Shape, rounds: int, say: Say) -> list[Row]
             with bench.autocast():
                 features = encode_videos(model, bench.handle.scorer, bench.handle.config, *videos)
             torch.cat(features.pooler_output).float().sum().backward()
-            bench.optimizer.zero_grad()
+            bench.model.zero_grad()
 
         return run
 

@@ -39,24 +39,48 @@ PRESETS = {
 }
 
 
+class QueryOfPatches(nn.Linear):
+    """The keys' projection, taken to the query: ``query @ (W x + b)`` is ``(W^T query) @ x + query @ b``."""
+
+    def forward(self, query_MHd: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """(M, H, D / H) to (M, H, D) and (M, H, 1)."""
+        weight_HdD, bias_Hd = (x.unflatten(0, (query_MHd.shape[1], -1)) for x in (self.weight, self.bias))
+        return (query_MHd.transpose(0, 1) @ weight_HdD).transpose(0, 1), (query_MHd * bias_Hd).sum(-1, keepdim=True)
+
+
+class ValueOfMean(nn.Linear):
+    """The values' projection of a mean of patches by head: as the weights add up to 1, the mean of their values."""
+
+    def forward(self, mean_MHD: Tensor) -> Tensor:
+        """(M, H, D) to (M, D)."""
+        weight_HdD = self.weight.unflatten(0, (mean_MHD.shape[1], -1))
+        return (mean_MHD.transpose(0, 1) @ weight_HdD.transpose(1, 2)).transpose(0, 1).flatten(1) + self.bias
+
+
 class TokenPooler(nn.Module):
-    """Attention pooling of a window: the mean of its patches asks, the patches answer (paper 3.1)."""
+    """Attention pooling of a window: the mean of its patches asks, the patches answer (paper 3.1).
+
+    A window asks one question, so its query is brought to the patches and their mean to the values, instead of a key
+    and a value made of every patch: the same products in another order, an eighth of them.
+    """
 
     def __init__(self, dim: int, num_heads: int, std: float | None = None) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.wq, self.wk, self.wv, self.wo = (nn.Linear(dim, dim) for _ in range(4))
+        self.wq, self.wk, self.wv = nn.Linear(dim, dim), QueryOfPatches(dim, dim), ValueOfMean(dim, dim)
+        self.wo = nn.Linear(dim, dim)
         for layer in (self.wq, self.wk, self.wv, self.wo):
             nn.init.normal_(layer.weight, std=dim**-0.5 if std is None else std)
             nn.init.zeros_(layer.bias)
 
     def forward(self, x_MPD: Tensor, valid_MP: Tensor | None) -> Tensor:
         """(M, P, D) to (M, D); slots that hang over the edge of the frame are masked."""
-        q, k, v = self.wq(mean_pool(x_MPD, valid_MP)[:, None]), self.wk(x_MPD), self.wv(x_MPD)
-        q, k, v = (y.unflatten(-1, (self.num_heads, -1)).transpose(1, 2) for y in (q, k, v))
-        mask = None if valid_MP is None else valid_MP[:, None, None, :]
-        pooled = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-        return self.wo(pooled.transpose(1, 2).flatten(1))
+        query_MHd = self.wq(mean_pool(x_MPD, valid_MP)).unflatten(-1, (self.num_heads, -1))
+        question_MHD, offset_MH1 = self.wk(query_MHd)
+        logits_MHP = (question_MHD @ x_MPD.transpose(1, 2) + offset_MH1) * query_MHd.shape[-1] ** -0.5
+        if valid_MP is not None:
+            logits_MHP = logits_MHP.masked_fill(~valid_MP[:, None], -torch.inf)
+        return self.wo(self.wv(logits_MHP.softmax(-1) @ x_MPD))
 
 
 class ScoreMLP(nn.Module):
