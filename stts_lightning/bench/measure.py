@@ -34,6 +34,10 @@ class Spread(NamedTuple):
         """Median over the rounds of the ratio in one round, in which both met the same machine."""
         return statistics.median(theirs / ours for ours, theirs in zip(self.times, other.times, strict=True))
 
+    def later_than(self, other: Spread) -> float:
+        """Median over the rounds of the difference in one round, ms; 0 where noise would make it negative."""
+        return max(statistics.median(a - b for a, b in zip(self.times, other.times, strict=True)), 0.0)
+
 
 def keep_freed_memory() -> None:
     """Let glibc keep what tensors give back, as torch's allocator on a GPU does.

@@ -96,11 +96,11 @@ class Bench:
 
         return run
 
-    def generate(self, name: str, shape: Shape) -> Callable[[], None]:
-        """A prefill and ``DECODED`` greedy tokens."""
+    def generate(self, name: str, shape: Shape, tokens: int = DECODED) -> Callable[[], None]:
+        """A prefill and ``tokens`` greedy tokens, of which the prefill gives the first."""
         batch = {k: v for k, v in self.batch(shape, training=False, ours=not name.startswith("stock")).items()}
         batch.pop("prompt_counts", None)
-        how = {"max_new_tokens": DECODED, "min_new_tokens": DECODED, "do_sample": False}
+        how = {"max_new_tokens": tokens, "min_new_tokens": tokens, "do_sample": False}
 
         def run() -> None:
             self.set_run(name)

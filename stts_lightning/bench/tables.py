@@ -39,16 +39,14 @@ def prefill_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, rou
         runs = {name: bench.prefill(name, shape) for name in bench.runs}
         spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"prefill {s.name}: {text}"))
         memory = {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
-        whole = side_by_side(
-            {name: bench.generate(name, shape) for name in bench.runs},
-            bench.device,
-            rounds,
-            lambda text, s=shape: say(f"generate {s.name}: {text}"),
-        )
+        # The tokens after the first one, from generations of different lengths in the same round.
+        lengths = {f"{name}, {n}": bench.generate(name, shape, n) for name in bench.runs for n in (1, DECODED)}
+        whole = side_by_side(lengths, bench.device, rounds, lambda text, s=shape: say(f"generate {s.name}: {text}"))
         new = _compare(bench, shape, spread, memory, peak_tflops, passes=1, labels=1)
         for name, row in zip(bench.runs, new, strict=True):
-            row["generate_ms"] = whole[name].median
-            row["decode_ms_per_token"] = max(whole[name].median - spread[name].median, 0) / (DECODED - 1)
+            short, long = (whole[f"{name}, {n}"] for n in (1, DECODED))
+            row["generate_ms"] = long.median
+            row["decode_ms_per_token"] = long.later_than(short) / (DECODED - 1)
         rows += new
     return rows
 

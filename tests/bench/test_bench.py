@@ -90,6 +90,7 @@ def test_memory_of_a_call_is_what_it_took():
 def test_ratios_are_of_the_same_round():
     slow_machine_in_round_two = measure.Spread([2.0, 20.0, 2.0]), measure.Spread([1.0, 10.0, 4.0])
     assert slow_machine_in_round_two[1].times_as_fast_as(slow_machine_in_round_two[0]) == 2.0
+    assert slow_machine_in_round_two[0].later_than(slow_machine_in_round_two[1]) == 1.0
     assert slow_machine_in_round_two[0].median == 2.0 and slow_machine_in_round_two[0].high == 20.0
 
 
