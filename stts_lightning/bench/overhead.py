@@ -26,7 +26,7 @@ def pruning_overhead(bench: Bench, shape: Shape, percent: float, training: bool,
     pixels = batch["pixel_values_videos"]
     windows = describe_windows(pixels, batch["video_token_pooling"], batch["video_grids"])
     with torch.no_grad(), bench.autocast():
-        x_TND = first_blocks(model, config.layer, pixels)[config.layer]
+        x_TND, _ = first_blocks(model, config.layer, pixels)
         scores = bench.handle.scorer(x_TND, windows)
         selection = select(scores.scores_TW, windows.frames_per_video, percent)
         dtype = attention_dtype(x_TND)

@@ -56,26 +56,31 @@ def encode_videos(
     num_patches = pixels_TNC.shape[1]
     check_layer(config, taps)
 
-    features = first_blocks(model, config.layer, pixels_TNC)
-    x_TND = features[config.layer]
+    x_TND, features = first_blocks(model, config.layer, pixels_TNC)
     scores = scorer(x_TND, windows)
     if config.percent == 0:
         for i in range(config.layer + 1, max(taps) + 1):  # blocks after the last feature layer never run
-            x_TND = features[i] = tower.layers[i](x_TND, None)
+            x_TND = tower.layers[i](x_TND, None)
+            if i in taps:
+                features[i] = x_TND
         gathered = gather_windows(_tapped(features, taps), table_MP, windows.tile(num_patches))
         return _result(_connect(model, *gathered), scores, None, windows, len(x_TND))
 
     bias_TN = _key_bias(scores, config.preset, windows, num_patches, x_TND)
     selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
     i = config.layer + 1
-    x_TND = features[i] = tower.layers[i](x_TND, None, key_bias=bias_TN)
+    x_TND = tower.layers[i](x_TND, None, key_bias=bias_TN)
 
     refill = PRESETS[config.preset].refill_lone_frames
     left = arrange(selection, windows, num_patches, config.layout, refill, attention_dtype(x_TND))
-    features = {tap: left.gather(features[tap]) for tap in features if tap in taps}
+    features = {tap: left.gather(features[tap]) for tap in features}
     x_RND = left.gather(x_TND)
+    if i in taps:
+        features[i] = x_RND
     for i in range(config.layer + 2, max(taps) + 1):
-        x_RND = features[i] = tower.layers[i](x_RND, left.mask, segments=left.segments)
+        x_RND = tower.layers[i](x_RND, left.mask, segments=left.segments)
+        if i in taps:
+            features[i] = x_RND
     tokens_KD = left.restore(_connect(model, *left.windows(_tapped(features, taps))))
     return _result(tokens_KD, scores, selection, windows, len(x_RND))
 
@@ -90,15 +95,17 @@ def _connect(model: Molmo2Model, x_KPD: Tensor, valid_KP: Tensor | None) -> Tens
     return tokens_KD
 
 
-def first_blocks(model: Molmo2Model, layer: int, pixels_TNC: Tensor) -> dict[int, Tensor]:
-    """The outputs of ViT blocks 0..layer on whole frames, each (T, N, D)."""
-    tower = model.vision_tower
+def first_blocks(model: Molmo2Model, layer: int, pixels_TNC: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
+    """The output of ViT block ``layer`` on whole frames, and of those up to it that the connector reads, (T, N, D)."""
+    tower, taps = model.vision_tower, feature_layers(model)
     x_TND = tower.patch_embedding(pixels_TNC.to(tower.dtype))
     x_TND = x_TND + tower.positional_embedding[None].to(x_TND)
     features = {}
     for i in range(layer + 1):
-        x_TND = features[i] = tower.layers[i](x_TND, None)
-    return features
+        x_TND = tower.layers[i](x_TND, None)
+        if i in taps:
+            features[i] = x_TND
+    return x_TND, features
 
 
 def score_videos(
@@ -107,7 +114,7 @@ def score_videos(
     """Scores alone, with gradients for the scorer alone: what its warm-up trains on."""
     pixels_TNC = pixels_TNC.flatten(0, -3)
     with torch.no_grad():
-        x_TND = first_blocks(model, layer, pixels_TNC)[layer]
+        x_TND, _ = first_blocks(model, layer, pixels_TNC)
     return scorer(x_TND, describe_windows(pixels_TNC, table_MP, grids_V3))
 
 
