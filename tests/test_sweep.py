@@ -157,7 +157,8 @@ def test_a_stopped_sweep_leaves_no_process_and_the_same_command_goes_on(tmp_path
     config = a_config(tmp_path, seeds=[14])
     folder = sweep_folder(config) / "stts-k50-seed14"
     sweep = in_a_process(config, tmp_path / "log")
-    wait_for((folder / "checkpoints").is_dir)
+    for run in (folder, folder.with_name("none-seed14")):  # both, as one without a checkpoint would stop again
+        wait_for((run / "checkpoints").is_dir)
     with pytest.raises(ValueError, match="another sweep is at work"):
         call(config)
 
