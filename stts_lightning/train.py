@@ -27,7 +27,7 @@ from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
 from stts_lightning.molmo2.checkpoint import save_pruned
-from stts_lightning.molmo2.load import load_backbone
+from stts_lightning.molmo2.load import Backbone, load_backbone
 from stts_lightning.runs import Result, RunDir, git_commit, write_progress, write_result
 
 
@@ -83,16 +83,20 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
 
     result = _result(config, run, module, trainer, throughput, train_seconds, eval_seconds)
     if trainer.is_global_zero:
-        lines = [json.dumps(prediction.row()) for prediction in module.predictions]
-        run.predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        decisions.save(run.decisions)
-        save_pruned(module.handle, backbone.tokenizer, run.model)
-        write_result(run.path, result)
+        _leave(run, result, module, backbone, decisions)
         write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
         if run_id is not None:
             finish_run(run_id, result, run.path, status="FINISHED")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ holds what a finished run leaves
     return result
+
+
+def _leave(run: RunDir, result: Result, module: STTSModule, backbone: Backbone, decisions: Decisions) -> None:
+    lines = [json.dumps(prediction.row()) for prediction in module.predictions]
+    run.predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    decisions.save(run.decisions)
+    save_pruned(module.handle, backbone.tokenizer, run.model)
+    write_result(run.path, result)
 
 
 def _result(

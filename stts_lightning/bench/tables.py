@@ -25,8 +25,7 @@ def train_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, round
     rows = []
     for shape in shapes:
         runs = {name: bench.train_step(name, shape) for name in bench.runs}
-        spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"train {s.name}: {text}"))
-        memory = {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
+        spread, memory = _time_and_memory(bench, runs, rounds, f"train {shape.name}", say)
         labels = TEXT_TOKENS[shape.size] // 8
         rows += _compare(bench, shape, spread, memory, peak_tflops, passes=3, labels=labels)
     return rows
@@ -37,8 +36,7 @@ def prefill_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, rou
     rows = []
     for shape in shapes:
         runs = {name: bench.prefill(name, shape) for name in bench.runs}
-        spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"prefill {s.name}: {text}"))
-        memory = {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
+        spread, memory = _time_and_memory(bench, runs, rounds, f"prefill {shape.name}", say)
         # The tokens after the first one, from generations of different lengths in the same round.
         lengths = {f"{name}, {n}": bench.generate(name, shape, n) for name in bench.runs for n in (1, DECODED)}
         whole = side_by_side(lengths, bench.device, rounds, lambda text, s=shape: say(f"generate {s.name}: {text}"))
@@ -85,8 +83,7 @@ def layout_table(bench: Bench, shape: Shape, rounds: int, say: Say) -> list[Row]
     rows = []
     for percent in LAYOUT_PERCENTS:
         runs = {layout: tower(percent, layout) for layout in ("packed", "flat")}
-        spread = side_by_side(runs, bench.device, rounds, lambda text, k=percent: say(f"layouts k={k}: {text}"))
-        memory = {layout: peak_memory_mib(run, bench.device) for layout, run in runs.items()}
+        spread, memory = _time_and_memory(bench, runs, rounds, f"layouts k={percent}", say)
         rows.append(
             {
                 "shape": shape.name, "run": f"{percent}",
@@ -118,6 +115,13 @@ def growth_table(bench: Bench, frames: Sequence[int], rounds: int, say: Say) -> 
             rows.append(row)
             before = row
     return rows
+
+
+def _time_and_memory(
+    bench: Bench, runs: dict[str, Callable[[], None]], rounds: int, what: str, say: Say
+) -> tuple[dict[str, Spread], dict[str, float | None]]:
+    spread = side_by_side(runs, bench.device, rounds, lambda text: say(f"{what}: {text}"))
+    return spread, {name: peak_memory_mib(run, bench.device) for name, run in runs.items()}
 
 
 def _compare(
