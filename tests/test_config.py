@@ -9,7 +9,6 @@ from stts_lightning.config import (
     CONF_DIR,
     EXPERIMENTS_DIR,
     GROUPS,
-    METHODS,
     Config,
     PruneConfig,
     flatten,
@@ -36,7 +35,6 @@ def test_every_experiment_loads_and_opens_with_its_command(name: str) -> None:
 
 def test_every_group_has_its_default_and_every_method_a_file() -> None:
     assert {(group, name) for group, name in GROUPS.items()} <= set(GROUP_FILES)
-    assert {name for group, name in GROUP_FILES if group == "method"} == set(METHODS)
 
 
 def test_later_layers_win(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from stts_lightning.bench.measure import side_by_side
 from stts_lightning.bench.steps import Bench
 from stts_lightning.molmo2.arrange import arrange
 from stts_lightning.molmo2.attention import attention_dtype
-from stts_lightning.molmo2.vision import describe_windows, feature_layers, first_blocks
+from stts_lightning.molmo2.tower import describe_windows, embed, feature_layers, run_blocks
 from stts_lightning.prune.select import select
 
 
@@ -26,7 +26,7 @@ def pruning_overhead(bench: Bench, shape: Shape, percent: float, training: bool,
     pixels = batch["pixel_values_videos"]
     windows = describe_windows(pixels, batch["video_token_pooling"], batch["video_grids"])
     with torch.no_grad(), bench.autocast():
-        x_TND, _ = first_blocks(model, config.layer, pixels)
+        x_TND, _ = run_blocks(model, embed(model, pixels), range(config.layer + 1), {})
         scores = bench.handle.scorer(x_TND, windows)
         selection = select(scores.scores_TW, windows.frames_per_video, percent)
         dtype = attention_dtype(x_TND)

@@ -135,7 +135,7 @@ class Bench:
 
 
 def _scorer_of_none(model: Any) -> nn.Module:
-    from stts_lightning.prune.scorers import build_scorer
+    from stts_lightning.prune.registry import Host, build_scorer
 
     vision = model.config.vision_config
-    return build_scorer("none", vision.hidden_size, vision.num_attention_heads, "paper", 0)
+    return build_scorer("none", Host(vision.hidden_size, vision.num_attention_heads))

@@ -1,10 +1,7 @@
 """One way to configure. The code sees dataclasses, never DictConfig."""
 
 from stts_lightning.config.load import (
-    CONF_DIR,
-    EXPERIMENTS_DIR,
     GROUPS,
-    REPOSITORY,
     as_dict,
     flatten,
     load_config,
@@ -12,8 +9,9 @@ from stts_lightning.config.load import (
     save_config,
     with_method,
 )
+from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR, REPOSITORY, method_names
 from stts_lightning.config.schema import (
-    METHODS,
+    FIXED_PERCENT,
     AuxConfig,
     BackboneConfig,
     Config,
@@ -33,8 +31,8 @@ from stts_lightning.config.schema import (
 __all__ = [
     "CONF_DIR",
     "EXPERIMENTS_DIR",
+    "FIXED_PERCENT",
     "GROUPS",
-    "METHODS",
     "REPOSITORY",
     "AuxConfig",
     "BackboneConfig",
@@ -53,6 +51,7 @@ __all__ = [
     "check_percent",
     "flatten",
     "load_config",
+    "method_names",
     "read_config",
     "save_config",
     "with_method",

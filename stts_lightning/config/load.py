@@ -15,11 +15,8 @@ from typing import Any
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR
 from stts_lightning.config.schema import Config
-
-REPOSITORY = Path(__file__).resolve().parents[2]
-CONF_DIR = REPOSITORY / "conf"
-EXPERIMENTS_DIR = REPOSITORY / "experiments"
 
 GROUPS = {"backbone": "tiny", "data": "generated", "method": "stts", "trainer": "auto"}
 
@@ -64,7 +61,9 @@ def load_config(overrides: list[str] | None = None, experiment: str | None = Non
 def with_method(config: Config, method: str) -> Config:
     """The same run with another method: what conf/method/<method>.yaml says wins over ``config``."""
     path = _group_path("method", method)
-    return _merge([("configuration", as_dict(config)), (str(path), _read_yaml(path))])
+    body = as_dict(config)
+    body["prune"]["options"] = {}  # of the method that it had
+    return _merge([("configuration", body), (str(path), _read_yaml(path))])
 
 
 def read_config(path: str | Path) -> Config:
@@ -100,6 +99,7 @@ def flatten(config: Config) -> dict[str, Any]:
 def _merge(layers: list[tuple[str, Any]]) -> Config:
     merged = OmegaConf.structured(Config)
     OmegaConf.set_struct(merged, True)
+    OmegaConf.set_struct(merged.prune.options, False)  # a method's own keys; its class refuses those that it lacks
     for source, layer in layers:
         try:
             merged = OmegaConf.merge(merged, layer)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field
+from typing import Any
 
-METHODS = ("none", "random", "heuristic", "stts", "stts_no_aux")
+from stts_lightning.config.paths import method_names
+
+FIXED_PERCENT = {"none": 0.0, "text_only": 100.0}  # the two ends, whatever the percentage beside them
 PRESETS = ("paper", "released")
 LAYOUTS = ("flat", "packed")
 POSITIONS = ("renumbered", "original")
@@ -36,15 +39,15 @@ class PruneConfig:
     layout: str = "flat"  # of what is left of the frames: one sequence without padding, or packed, the paper's rows
     positions: str = "renumbered"  # of the surviving prompt tokens; original keeps the gaps
     seed: int = 0  # scorer initialisation, and the mask that `random` uses in evaluation
+    options: dict[str, Any] = field(default_factory=dict)  # what the method's own class takes
 
     def __post_init__(self) -> None:
-        _one_of("prune.method", self.method, METHODS)
+        _one_of("prune.method", self.method, method_names())
         _one_of("prune.preset", self.preset, PRESETS)
         _one_of("prune.layout", self.layout, LAYOUTS)
         _one_of("prune.positions", self.positions, POSITIONS)
         check_percent(self.percent)
-        if self.method == "none":
-            self.percent = 0.0  # the unpruned baseline, whatever the percentage beside it
+        self.percent = FIXED_PERCENT.get(self.method, self.percent)
         if self.layer < 0:
             raise ValueError(f"prune.layer={self.layer} must be 0 or more: blocks are counted from 0.")
 
@@ -249,7 +252,7 @@ class SweepConfig:
         for percent in self.percents:
             check_percent(percent)
         for method in self.methods:
-            _one_of("sweep.methods", method, METHODS)
+            _one_of("sweep.methods", method, method_names())
 
 
 @dataclass

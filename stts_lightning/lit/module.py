@@ -18,7 +18,7 @@ from stts_lightning.molmo2.load import Backbone
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
 from stts_lightning.molmo2.speed import speed_up
 from stts_lightning.molmo2.vision import score_videos
-from stts_lightning.prune.scorers import PRESETS
+from stts_lightning.prune.presets import PRESETS
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",

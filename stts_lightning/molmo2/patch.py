@@ -30,8 +30,9 @@ from stts_lightning.molmo2.prompt import (
     placeholder_places,
     shorten,
 )
-from stts_lightning.molmo2.vision import Grids, VideoFeatures, check_layer, encode_videos, feature_layers
-from stts_lightning.prune.scorers import build_scorer
+from stts_lightning.molmo2.tower import Grids, VideoFeatures, check_layer, feature_layers
+from stts_lightning.molmo2.vision import encode_videos
+from stts_lightning.prune.registry import Host, build_scorer
 from stts_lightning.prune.types import Pruning
 
 LOSS_CHUNK = 2048  # labels whose logits are in float32 at a time
@@ -210,8 +211,8 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
     """Prune a loaded Molmo2 in place.
 
     Raises:
-        ValueError: another model, one that is pruned already, a layer that the ViT does not have, or an
-            attention implementation that drops masks or biases without a word.
+        ValueError: another model, one that is pruned already, a layer that the ViT does not have, options that the
+            method does not take, or an attention implementation that drops masks or biases without a word.
     """
     if type(model) is PrunedMolmo2:
         raise ValueError("The model is pruned already; call handle.remove() before you prune it anew.")
@@ -231,7 +232,8 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
             )
     check_layer(config, feature_layers(inner))
     vision = inner.config.vision_config
-    scorer = build_scorer(config.method, vision.hidden_size, vision.num_attention_heads, config.preset, config.seed)
+    host = Host(vision.hidden_size, vision.num_attention_heads, config.preset, config.seed)
+    scorer = build_scorer(config.method, host, config.options)
     weight = inner.vision_tower.patch_embedding.weight
     inner.vision_tower.token_scorer = scorer.to(weight.device, weight.dtype).train(model.training)
     inner.prune_config = replace(config)

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.molmo2.modeling_molmo2 import Molmo2Model
 
 from stts_lightning.config import PruneConfig
 from stts_lightning.molmo2.arrange import arrange
 from stts_lightning.molmo2.attention import attention_dtype
+from stts_lightning.molmo2.merge import encode_merging
+from stts_lightning.molmo2.tower import (
+    Grids,
+    VideoFeatures,
+    all_the_same,
+    check_layer,
+    connect,
+    describe_windows,
+    embed,
+    feature_layers,
+    nothing,
+    run_blocks,
+    tapped,
+    videos_of,
+)
+from stts_lightning.molmo2.whole import encode_coarsely, encode_then_drop
 from stts_lightning.prune.bias import expand_to_patches, paper_bias, released_bias
-from stts_lightning.prune.scorers import PRESETS
+from stts_lightning.prune.presets import PRESETS
+from stts_lightning.prune.registry import find_method
 from stts_lightning.prune.select import select
-from stts_lightning.prune.types import Pruning, Scores, Selection, Windows
+from stts_lightning.prune.types import Scores, Windows
 from stts_lightning.prune.windows import gather_windows, is_first_frame, window_of_patch
-
-Grids = list[tuple[int, int, int]]
-
-
-@dataclass
-class VideoFeatures(BaseModelOutputWithPooling):
-    """What `get_video_features` returns: ``pooler_output`` holds one (kept windows, hidden) tensor a video."""
-
-    pruning: Pruning | None = None
 
 
 def encode_videos(
@@ -48,23 +53,33 @@ def encode_videos(
         ValueError: grids that do not fit the pixels or the table, or too few ViT blocks for ``layer``.
     """
     pixels_TNC = pixels_TNC.flatten(0, -3)
-    windows = describe_windows(pixels_TNC, table_MP, grids_V3)
+    windows = describe_windows(pixels_TNC, table_MP, grids_V3, config.percent)
     if config.percent == 100:  # the text-only lower bound: nothing to look at
-        return _nothing(model, pixels_TNC, windows)
+        return nothing(model, pixels_TNC, windows)
+    stage = find_method(config.method).stage
+    if config.percent > 0 and stage == "tokens":
+        return encode_then_drop(model, scorer, pixels_TNC, windows)
+    if config.percent > 0 and stage == "pool":
+        return encode_coarsely(model, scorer, pixels_TNC, windows)
+    if config.percent > 0 and stage == "merge":
+        return encode_merging(model, scorer, pixels_TNC, windows)
+    return encode_dropping(model, scorer, config, pixels_TNC, windows)
 
+
+def encode_dropping(
+    model: Molmo2Model, scorer: nn.Module, config: PruneConfig, pixels_TNC: Tensor, windows: Windows
+) -> VideoFeatures:
+    """Tokens leave inside the ViT, after block l+1."""
     tower, taps = model.vision_tower, feature_layers(model)
     num_patches = pixels_TNC.shape[1]
     check_layer(config, taps)
 
-    x_TND, features = first_blocks(model, config.layer, pixels_TNC)
-    scores = scorer(x_TND, windows)
+    x_TND, features, scores = first_blocks(model, scorer, config, pixels_TNC, windows)
     if config.percent == 0:
-        for i in range(config.layer + 1, max(taps) + 1):  # blocks after the last feature layer never run
-            x_TND = tower.layers[i](x_TND, None)
-            if i in taps:
-                features[i] = x_TND
-        gathered = gather_windows(_tapped(features, taps), table_MP, windows.tile(num_patches))
-        return _result(_connect(model, *gathered), scores, None, windows, len(x_TND))
+        x_TND, features = run_blocks(model, x_TND, range(config.layer + 1, max(taps) + 1), features)
+        gathered = gather_windows(tapped(features, taps), windows.table_MP, windows.tile(num_patches))
+        keep_TW = torch.ones_like(scores.scores_TW, dtype=torch.bool)
+        return videos_of(connect(model, *gathered), scores, keep_TW, windows, windows.budget(), len(x_TND))
 
     bias_TN = _key_bias(scores, config.preset, windows, num_patches, x_TND)
     selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
@@ -81,31 +96,21 @@ def encode_videos(
         x_RND = tower.layers[i](x_RND, left.mask, segments=left.segments)
         if i in taps:
             features[i] = x_RND
-    tokens_KD = left.restore(_connect(model, *left.windows(_tapped(features, taps))))
-    return _result(tokens_KD, scores, selection, windows, len(x_RND))
+    tokens_KD = left.restore(connect(model, *left.windows(tapped(features, taps))))
+    return videos_of(tokens_KD, scores, selection.keep_TW, windows, selection.kept_per_video, len(x_RND))
 
 
-def _tapped(features: dict[int, Tensor], taps: list[int]) -> Tensor:
-    return torch.cat([features[tap] for tap in taps], dim=-1)
-
-
-def _connect(model: Molmo2Model, x_KPD: Tensor, valid_KP: Tensor | None) -> Tensor:
-    """The connector on kept windows only: (K, hidden)."""
-    tokens_KD: Tensor = model.multi_modal_projector(x_KPD, valid_KP=valid_KP).last_hidden_state
-    return tokens_KD
-
-
-def first_blocks(model: Molmo2Model, layer: int, pixels_TNC: Tensor) -> tuple[Tensor, dict[int, Tensor]]:
-    """The output of ViT block ``layer`` on whole frames, and of those up to it that the connector reads, (T, N, D)."""
-    tower, taps = model.vision_tower, feature_layers(model)
-    x_TND = tower.patch_embedding(pixels_TNC.to(tower.dtype))
-    x_TND = x_TND + tower.positional_embedding[None].to(x_TND)
-    features = {}
-    for i in range(layer + 1):
-        x_TND = tower.layers[i](x_TND, None)
-        if i in taps:
-            features[i] = x_TND
-    return x_TND, features
+def first_blocks(
+    model: Molmo2Model, scorer: nn.Module, config: PruneConfig, pixels_TNC: Tensor, windows: Windows
+) -> tuple[Tensor, dict[int, Tensor], Scores]:
+    """The output of ViT block l on whole frames, (T, N, D), those up to it that the connector reads, and the scores."""
+    embedded_TND = embed(model, pixels_TNC)
+    x_TND, features = run_blocks(model, embedded_TND, range(config.layer + 1), {})
+    reads = {"block": x_TND, "embeddings": embedded_TND}
+    stage = find_method(config.method).stage
+    if stage not in reads:  # it prunes elsewhere, and nothing at k = 0
+        return x_TND, features, all_the_same(windows, x_TND)
+    return x_TND, features, scorer(reads[stage], windows)
 
 
 def score_videos(
@@ -114,38 +119,8 @@ def score_videos(
     """Scores alone, with gradients for the scorer alone: what its warm-up trains on."""
     pixels_TNC = pixels_TNC.flatten(0, -3)
     with torch.no_grad():
-        x_TND, _ = first_blocks(model, layer, pixels_TNC)
+        x_TND, _ = run_blocks(model, embed(model, pixels_TNC), range(layer + 1), {})
     return scorer(x_TND, describe_windows(pixels_TNC, table_MP, grids_V3))
-
-
-def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor | Grids) -> Windows:
-    """Check that pixels, table and grids speak of the same videos."""
-    grids = grids_V3.tolist() if isinstance(grids_V3, Tensor) else grids_V3
-    frames = [frames for frames, _, _ in grids]
-    _, rows, columns = grids[0]
-    if any((r, c) != (rows, columns) for _, r, c in grids):
-        raise ValueError(f"video_grids={grids}: all videos of a batch need the same rows and columns.")
-    if sum(frames) != len(pixels_TNC) or sum(frames) * rows * columns != len(table_MP):
-        raise ValueError(
-            f"video_grids={grids} do not fit pixel_values_videos of {len(pixels_TNC)} frames and "
-            f"video_token_pooling of {len(table_MP)} windows."
-        )
-    return Windows(table_MP, frames, rows * columns, rows, columns)
-
-
-def feature_layers(model: Molmo2Model) -> list[int]:
-    """The ViT blocks whose outputs the connector reads, counted from 0."""
-    num_blocks = len(model.vision_tower.layers)
-    return [layer % num_blocks for layer in model.config.adapter_config.vision_feature_layer]
-
-
-def check_layer(config: PruneConfig, taps: list[int]) -> None:
-    """Raise ValueError unless block l+1 exists and its output is still needed."""
-    if config.layer + 1 > max(taps):
-        raise ValueError(
-            f"prune.layer={config.layer}: scores bias block {config.layer + 1}, but the connector reads block "
-            f"{max(taps)} at the latest. Choose a layer below {max(taps)}."
-        )
 
 
 def _key_bias(scores: Scores, preset: str, windows: Windows, num_patches: int, x_TND: Tensor) -> Tensor | None:
@@ -158,27 +133,3 @@ def _key_bias(scores: Scores, preset: str, windows: Windows, num_patches: int, x
         bias_TW = paper_bias(scores.log_scores_TW, first_T)
     owner = window_of_patch(windows, x_TND.shape[0] * num_patches)
     return expand_to_patches(bias_TW, owner, num_patches)
-
-
-def _result(
-    tokens_KD: Tensor, scores: Scores, selection: Selection | None, windows: Windows, rows: int
-) -> VideoFeatures:
-    frames = windows.frames_per_video
-    keep_TW = torch.ones_like(scores.scores_TW, dtype=torch.bool) if selection is None else selection.keep_TW
-    kept = [f * windows.windows_per_frame for f in frames] if selection is None else selection.kept_per_video
-    pruning = Pruning(
-        scores=list(scores.scores_TW.detach().split(frames)),
-        keep=list(keep_TW.split(frames)),
-        kept_tokens=kept,
-        packed_rows=rows,
-        aux_loss=scores.aux_loss,
-    )
-    return VideoFeatures(pooler_output=tokens_KD.split(kept), pruning=pruning)
-
-
-def _nothing(model: Molmo2Model, pixels_TNC: Tensor, windows: Windows) -> VideoFeatures:
-    zeros = [pixels_TNC.new_zeros(f, windows.windows_per_frame, dtype=torch.float) for f in windows.frames_per_video]
-    hidden = model.config.text_config.hidden_size
-    empty = pixels_TNC.new_zeros(0, hidden, dtype=model.vision_tower.dtype)
-    pruning = Pruning(zeros, [z.bool() for z in zeros], kept_tokens=[0] * len(zeros), packed_rows=0)
-    return VideoFeatures(pooler_output=tuple(empty for _ in zeros), pruning=pruning)

@@ -7,12 +7,14 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from stts_lightning.prune.budget import prune_count
+
 
 class Windows(NamedTuple):
     """Where the windows of a batch of videos lie.
 
     ``table_MP`` holds indices into the flattened (T * N) patches, -1 where a window hangs over the edge of
-    its frame; windows are ordered by video, frame, row, column.
+    its frame; windows are ordered by video, frame, row, column. ``percent`` is k.
     """
 
     table_MP: Tensor
@@ -20,6 +22,14 @@ class Windows(NamedTuple):
     windows_per_frame: int
     rows: int
     columns: int
+    percent: float = 0.0
+
+    def budget(self) -> list[int]:
+        """How many windows of each video stay."""
+        return [
+            frames * self.windows_per_frame - prune_count(self.percent, frames, self.windows_per_frame)
+            for frames in self.frames_per_video
+        ]
 
     def tile(self, num_patches: int) -> bool:
         """True where no window hangs over the edge of its frame of ``num_patches`` patches."""

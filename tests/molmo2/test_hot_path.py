@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention.flex_attention import create_block_mask, create_mask
 
 from stts_lightning import apply_stts
-from stts_lightning.config import PruneConfig
+from stts_lightning.config import PruneConfig, method_names
 from stts_lightning.molmo2 import language
 from stts_lightning.molmo2.load import attention_by_part
 from stts_lightning.molmo2.prompt import SHARED_PREFIX, count_prompts
@@ -29,7 +29,7 @@ def without_values(model, inputs):
     return model.to("meta"), {**batch, "video_grids": grids, "prompt_counts": counts, "use_cache": False}
 
 
-@pytest.mark.parametrize("method", ["none", "random", "heuristic", "stts", "stts_no_aux"])
+@pytest.mark.parametrize("method", sorted({*method_names()} - {"text_only"}))  # which is any of them at k = 100
 @pytest.mark.parametrize(  # in float32 there is no variable-length kernel: the lengths of the frames are read
     "percent, dtype",
     [(0, torch.float32), (100, torch.float32), (0, torch.bfloat16), (50, torch.bfloat16), (100, torch.bfloat16)],

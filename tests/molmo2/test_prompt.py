@@ -10,7 +10,8 @@ from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
 from stts_lightning.molmo2 import prompt
 from stts_lightning.molmo2.prompt import IGNORE, SAMPLE_STRIDE, SHARED_PREFIX, count_prompts, dropped_by_row
-from stts_lightning.prune.select import prune_count, select
+from stts_lightning.prune.budget import prune_count
+from stts_lightning.prune.select import select
 
 PLACEHOLDER = 9
 

@@ -8,7 +8,7 @@ from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
 from stts_lightning.molmo2 import vision
 from stts_lightning.molmo2.attention import attention_dtype
-from stts_lightning.prune import select as select_module
+from stts_lightning.prune import budget
 
 METHODS = ("stts", "stts_no_aux", "random", "heuristic")
 
@@ -178,7 +178,7 @@ def test_a_video_without_motion_is_pruned_like_any_other(model, build_inputs, me
 
 @pytest.mark.parametrize("preset", ["paper", "released"])
 def test_one_frame_stays_whole(model, build_inputs, preset, monkeypatch):
-    monkeypatch.setattr(select_module, "_said", set())
+    monkeypatch.setattr(budget, "_said", set())
     inputs = build_inputs([1])
     handle = apply_stts(model, PruneConfig(percent=50, layer=0, preset=preset))
     with pytest.warns(UserWarning, match=r"50 % of a video of 1 frame"):
@@ -200,7 +200,7 @@ def test_half_of_two_frames_is_the_second_frame(model, build_inputs, preset):
 
 
 def test_ninety_percent_of_four_frames_leaves_the_first_and_says_so_once(model, build_inputs, monkeypatch):
-    monkeypatch.setattr(select_module, "_said", set())
+    monkeypatch.setattr(budget, "_said", set())
     apply_stts(model, PruneConfig(percent=90, layer=0))
     with pytest.warns(UserWarning, match=r"90 % of a video of 4 frame.*27 of the 32") as caught:
         outs = [model(**build_inputs([4])) for _ in range(2)]

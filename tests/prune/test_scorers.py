@@ -4,7 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stts_lightning.prune.scorers import STTSScorer, TokenPooler, build_scorer
+from stts_lightning.prune.methods.stts import STTSScorer, TokenPooler
+from stts_lightning.prune.registry import Host, build_scorer
 from stts_lightning.prune.types import Windows
 
 DIM, HEADS, FRAMES = 8, 2, [3, 1, 2]
@@ -20,7 +21,7 @@ def make(build_table, side=6, frames=FRAMES, seed=0):
 def scorer_of(preset, with_aux_loss=True):
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        scorer = STTSScorer(DIM, HEADS, preset, with_aux_loss)
+        scorer = STTSScorer(Host(DIM, HEADS, preset), with_aux_loss)
         for parameter in scorer.parameters():  # biases start at 0, where a forgotten one would not show
             torch.nn.init.normal_(parameter, std=0.4)
     return scorer
@@ -137,7 +138,7 @@ def test_no_auxiliary_loss_without_it(build_table):
 @pytest.mark.parametrize("preset, widths", [("paper", (1152, 576)), ("released", (4304, 4304))])
 def test_shapes_at_the_width_of_molmo2(preset, widths):
     with torch.device("meta"):  # shapes alone: these are 30 million weights
-        scorer = STTSScorer(1152, 16, preset)
+        scorer = STTSScorer(Host(1152, 16, preset))
     first, second = widths
     expected = {f"patch_token_pooler.{name}.weight": (1152, 1152) for name in ("wq", "wk", "wv", "wo")}
     expected |= {f"patch_token_pooler.{name}.bias": (1152,) for name in ("wq", "wk", "wv", "wo")}
@@ -158,7 +159,7 @@ def test_pooler_ignores_what_stands_in_overhanging_slots():
 
 def test_heuristic_scores_are_the_change_of_the_mean(build_table):
     x, windows = make(build_table, side=5)
-    scores = build_scorer("heuristic", DIM, HEADS, "paper", 0)(x, windows)
+    scores = build_scorer("heuristic", Host(DIM, HEADS, "paper", 0))(x, windows)
     start, width = 0, windows.windows_per_frame
     for frames in FRAMES:
         for t in range(start + 1, start + frames):
@@ -172,12 +173,12 @@ def test_heuristic_scores_are_the_change_of_the_mean(build_table):
 
 def test_random_scores_are_new_in_training_and_fixed_in_evaluation(build_table):
     x, windows = make(build_table, frames=[3, 3])
-    scorer = build_scorer("random", DIM, HEADS, "paper", 7)
+    scorer = build_scorer("random", Host(DIM, HEADS, "paper", 7))
     state = torch.random.get_rng_state()
     first, second = scorer.eval()(x, windows).scores_TW, scorer(x, windows).scores_TW
     assert torch.equal(first, second) and torch.equal(first[:3], first[3:])
     assert torch.equal(torch.random.get_rng_state(), state)
-    other = build_scorer("random", DIM, HEADS, "paper", 8).eval()(x, windows).scores_TW
+    other = build_scorer("random", Host(DIM, HEADS, "paper", 8)).eval()(x, windows).scores_TW
     assert not torch.equal(first, other)
     scorer.train()
     assert not torch.equal(scorer(x, windows).scores_TW, scorer(x, windows).scores_TW)
@@ -185,20 +186,20 @@ def test_random_scores_are_new_in_training_and_fixed_in_evaluation(build_table):
 
 def test_none_prefers_no_window(build_table):
     x, windows = make(build_table)
-    assert len(build_scorer("none", DIM, HEADS, "paper", 0)(x, windows).scores_TW.unique()) == 1
+    assert len(build_scorer("none", Host(DIM, HEADS, "paper", 0))(x, windows).scores_TW.unique()) == 1
 
 
 def test_weights_follow_from_the_seed_alone():
     state = torch.random.get_rng_state()
-    first = build_scorer("stts", DIM, HEADS, "paper", 3).state_dict()
+    first = build_scorer("stts", Host(DIM, HEADS, "paper", 3)).state_dict()
     assert torch.equal(torch.random.get_rng_state(), state)
     torch.rand(3)
-    again = build_scorer("stts", DIM, HEADS, "paper", 3).state_dict()
-    other = build_scorer("stts", DIM, HEADS, "paper", 4).state_dict()
+    again = build_scorer("stts", Host(DIM, HEADS, "paper", 3)).state_dict()
+    other = build_scorer("stts", Host(DIM, HEADS, "paper", 4)).state_dict()
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["mlp.w1.weight"], other["mlp.w1.weight"])
 
 
 def test_an_unknown_method_is_named():
-    with pytest.raises(ValueError, match="'tome'"):
-        build_scorer("tome", DIM, HEADS, "paper", 0)
+    with pytest.raises(ValueError, match="'tom'.*Did you mean 'tome'"):
+        build_scorer("tom", Host(DIM, HEADS))

@@ -5,8 +5,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts_lightning.prune import select as select_module
-from stts_lightning.prune.select import prune_count, select
+from stts_lightning.prune import budget
+from stts_lightning.prune.budget import prune_count
+from stts_lightning.prune.select import select
 
 tenths = st.integers(0, 999)  # of a percent, so that the reference needs no floating point
 # Few distinct values, so that ties are common.
@@ -99,14 +100,14 @@ def test_one_hundred_percent_empties_every_video(percent):
 
 
 def test_a_clamped_request_is_said_once(monkeypatch):
-    monkeypatch.setattr(select_module, "_said", set())
+    monkeypatch.setattr(budget, "_said", set())
     with pytest.warns(UserWarning, match=r"90 % of a video of 4 frame\(s\).*27 of the 32 windows") as caught:
         counts = [prune_count(90, 4, 9) for _ in range(3)]
     assert counts == [27, 27, 27] and len(caught) == 1
 
 
 def test_a_request_that_fits_is_not_warned_about(monkeypatch):
-    monkeypatch.setattr(select_module, "_said", set())
+    monkeypatch.setattr(budget, "_said", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert prune_count(75, 4, 9) == 27

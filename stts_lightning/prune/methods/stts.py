@@ -1,42 +1,17 @@
-"""Scorers: a module from the features of ViT block l to one score a window.
-
-Methods differ in their scorer alone; selection, packing, connector and prompt are shared.
-"""
+"""STTS: a learned score a window (paper 3.1), with and without the auxiliary loss (3.4)."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stts_lightning.prune.aux_loss import auxiliary_loss
+from stts_lightning.prune.presets import PRESETS, Preset
+from stts_lightning.prune.registry import Host, register
 from stts_lightning.prune.similarity import temporal_change
 from stts_lightning.prune.types import Scores, Windows
 from stts_lightning.prune.windows import gather_windows, is_first_frame, mean_pool, previous_frame
-
-
-@dataclass(frozen=True)
-class Preset:
-    """Where the paper's text and the authors' released vision code part ways."""
-
-    mlp_widths: Callable[[int], tuple[int, int]]
-    activation: Callable[[Tensor], Tensor]
-    rescale_bias: bool  # to [e^-2, 1] along each row of the frame
-    flattened_target: bool  # similarity of whole flattened windows, with gradient
-    count_first_frame: bool  # in the auxiliary loss's denominator
-    aux_weight: float
-    refill_lone_frames: bool
-    pooler_std: float | None  # of the initial weights; None keeps the variance at any width
-
-
-PRESETS = {
-    "paper": Preset(lambda d: (d, d // 2), F.gelu, False, False, True, 1.0, False, None),
-    # 4304 at width 1152: the released code gives its MLP the ViT's own hidden width.
-    "released": Preset(lambda d: (round(d * 4304 / 1152),) * 2, F.silu, True, True, False, 0.5, True, 0.02),
-}
 
 
 class QueryOfPatches(nn.Linear):
@@ -100,15 +75,16 @@ class ScoreMLP(nn.Module):
         return self.w3(self.activation(self.w2(self.activation(self.w1(x))))).squeeze(-1)
 
 
+@register("stts")
 class STTSScorer(nn.Module):
     """The paper's scorer (3.1) with its auxiliary loss (3.4)."""
 
-    def __init__(self, dim: int, num_heads: int, preset: str = "paper", with_aux_loss: bool = True) -> None:
+    def __init__(self, host: Host, with_aux_loss: bool = True) -> None:
         super().__init__()
-        self.preset = PRESETS[preset]
+        self.preset = PRESETS[host.preset]
         self.with_aux_loss = with_aux_loss
-        self.patch_token_pooler = TokenPooler(dim, num_heads, self.preset.pooler_std)
-        self.mlp = ScoreMLP(dim, self.preset)
+        self.patch_token_pooler = TokenPooler(host.dim, host.num_heads, self.preset.pooler_std)
+        self.mlp = ScoreMLP(host.dim, self.preset)
 
     def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
         """Scores in (0, 1); the previous frame's pooled features come before the current frame's."""
@@ -129,53 +105,9 @@ class STTSScorer(nn.Module):
         return Scores(scores_TW, F.logsigmoid(logits_TW), aux_loss)
 
 
-class HeuristicScorer(nn.Module):
-    """Temporal change of the mean-pooled features, without a learned part (paper 5.1)."""
+@register("stts_no_aux")
+class STTSWithoutAuxLoss(STTSScorer):
+    """The scorer on the task's gradient alone, which reaches it through the bias (paper 5.1)."""
 
-    def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
-        first_T = is_first_frame(windows.frames_per_video, x_TND.device)
-        with torch.no_grad():
-            gathered = gather_windows(x_TND, windows.table_MP, windows.tile(x_TND.shape[1]))
-            pooled = mean_pool(*gathered).unflatten(0, (-1, windows.windows_per_frame))
-            return Scores(temporal_change(pooled, first_T))
-
-
-class RandomScorer(nn.Module):
-    """Uniform noise: new in every training step, the same for a given frame count in evaluation."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.seed = seed
-
-    def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
-        shape = (windows.windows_per_frame,)
-        if self.training:
-            return Scores(torch.rand(len(x_TND), *shape, device=x_TND.device))
-        # One generator a video, so that a video's mask does not depend on its neighbours in the batch.
-        parts = []
-        for frames in windows.frames_per_video:
-            generator = torch.Generator().manual_seed(self.seed)
-            parts.append(torch.rand(frames, *shape, generator=generator))
-        return Scores(torch.cat(parts).to(x_TND.device))
-
-
-class ConstantScorer(nn.Module):
-    """`none`: every window is worth the same."""
-
-    def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
-        return Scores(torch.ones(len(x_TND), windows.windows_per_frame, device=x_TND.device))
-
-
-def build_scorer(method: str, dim: int, num_heads: int, preset: str, seed: int) -> nn.Module:
-    """The scorer of a method. Initialised from ``seed`` alone: the global generator is left as it was."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        if method in ("stts", "stts_no_aux"):
-            return STTSScorer(dim, num_heads, preset, with_aux_loss=method == "stts")
-        if method == "heuristic":
-            return HeuristicScorer()
-        if method == "random":
-            return RandomScorer(seed)
-        if method == "none":
-            return ConstantScorer()
-    raise ValueError(f"method={method!r} has no scorer.")
+    def __init__(self, host: Host) -> None:
+        super().__init__(host, with_aux_loss=False)

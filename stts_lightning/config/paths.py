@@ -1,0 +1,14 @@
+"""Where the configuration lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+CONF_DIR = REPOSITORY / "conf"
+EXPERIMENTS_DIR = REPOSITORY / "experiments"
+
+
+def method_names() -> tuple[str, ...]:
+    """The methods that conf/method/ has a file of."""
+    return tuple(sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml")))
