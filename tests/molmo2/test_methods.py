@@ -110,18 +110,21 @@ def test_coarser_pooling_is_the_stock_connector_on_larger_windows(model, build_i
 
 
 def test_windows_that_are_alike_are_merged_without_a_trace(model, build_inputs):
-    """A merged window weighs in attention as much as those that it stands for."""
+    """A merged window weighs in attention as much as those that it stands for: with two of one kind and seven of
+    another, of which some are merged, the tokens are those of the whole frame."""
     torch.nn.init.zeros_(model.model.vision_tower.positional_embedding)
     inputs = build_inputs([3])
-    generator = torch.Generator().manual_seed(1)
-    # Patches differ inside a window, all windows of a frame are the same.
-    window = torch.rand(3, 1, 3, 1, 3, 48, generator=generator) * 2 - 1
-    inputs["pixel_values_videos"] = window.expand(3, 3, 3, 3, 3, 48).reshape(3, 81, 48)
+    kinds = torch.rand(2, 3, 3, 48, generator=torch.Generator().manual_seed(1)) * 2 - 1  # patches of a window differ
+    kind_W = torch.tensor([1, 1, 0, 0, 0, 0, 0, 0, 0])
+    frame = kinds[kind_W].view(3, 3, 3, 3, 48).transpose(1, 2).reshape(81, 48)
+    inputs["pixel_values_videos"] = frame.expand(3, 81, 48)
     stock = model.model.get_video_features(**{n: inputs[n] for n in VIDEO}).pooler_output[0].view(3, 9, -1)
     apply_stts(model, PruneConfig(method="tome", percent=50, layer=0))
     out = tokens_of(model, inputs)
-    frame = torch.arange(3).repeat_interleave(9)[out.pruning.keep[0].flatten()]
-    torch.testing.assert_close(out.pooler_output[0], stock[frame, 0], rtol=0, atol=1e-5)
+    keep_FW = out.pruning.keep[0]
+    assert len({tuple(sizes.tolist()) for sizes in out.pruning.scores[0]}) > 1  # frames of 4 and of 5
+    assert not keep_FW[:, 0].any() and keep_FW[:, 1].all() and (out.pruning.scores[0][:, 1] == 2).all()
+    torch.testing.assert_close(out.pooler_output[0], stock[keep_FW], rtol=0, atol=1e-5)
     assert out.pruning.scores[0].sum(1).tolist() == [9, 9, 9]
 
 
