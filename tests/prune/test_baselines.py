@@ -25,10 +25,12 @@ def test_fewer_frames_keeps_whole_frames_and_a_part_of_one(frames, percent):
     assert left.sum() == windows.budget()[0]
     assert sum(0 < count < 9 for count in left.tolist()) <= 1
     assert left[0] == 9
+    assert left[-1] == 9 or int((left > 0).sum()) <= 2  # a part of the last frame only where there is no other
 
 
 @pytest.mark.parametrize(
-    "frames, percent, kept", [(8, 50, [0, 2, 5, 7]), (64, 75, None), (5, 60, [0, 4]), (9, 66.67, [0, 4, 8])]
+    "frames, percent, kept",
+    [(8, 50, [0, 2, 5, 7]), (64, 75, None), (5, 60, [0, 4]), (9, 66.67, [0, 4, 8]), (8, 45, [0, 2, 4, 5, 7])],
 )
 def test_fewer_frames_are_evenly_spread_from_first_to_last(frames, percent, kept):
     windows = windows_of([frames], percent=percent)
@@ -77,6 +79,18 @@ def test_running_reference_is_the_released_rule(seed, percent):
     protected = slow == -1
     assert torch.equal(scores == 3, protected) and 0 < protected[1:].sum() < 63
     torch.testing.assert_close(scores[~protected], 1 - slow[~protected])
+
+
+def test_a_budget_that_is_just_met_keeps_its_threshold():
+    """Frame 1 is a new scene at 0.85 and none at 0.80; the nine windows of frame 2 are enough."""
+    one, two = torch.eye(2)[0], torch.tensor([0.82, (1 - 0.82**2) ** 0.5])
+    video = torch.stack([one.expand(9, 2), two.expand(9, 2), two.expand(9, 2)])
+    windows = windows_of([3], percent=33.34)
+    assert windows.budget() == [18]
+    scores = build_scorer("heuristic_reference", Host(2, 1))(video, windows).scores_TW
+    assert (scores[1] == 3).all() and (scores[2] < 1e-6).all()
+    one_more = build_scorer("heuristic_reference", Host(2, 1))(video, windows_of([3], percent=38)).scores_TW
+    torch.testing.assert_close(one_more[1], torch.full((9,), 0.18))
 
 
 def test_an_unchanged_window_leaves_before_one_that_changed_once():
