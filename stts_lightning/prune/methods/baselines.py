@@ -57,9 +57,7 @@ class FewerFrames(nn.Module):
         for frames, budget in zip(windows.frames_per_video, windows.budget(), strict=True):
             count = max(1, -(-budget // windows.windows_per_frame))
             chosen = torch.linspace(0, frames - 1, count).round().long() if count > 1 else torch.zeros(1).long()
-            scores = torch.zeros(frames).index_fill(0, chosen, 1.0)
-            if count > 2:  # the frame of which a part may leave: not the last, for that is what a video ends with
-                scores[chosen[1]] = 0.5
-            parts.append(scores)
+            # Of equal scores the earlier leaves first: the part that is missing is missing from the second frame.
+            parts.append(torch.zeros(frames).index_fill(0, chosen, 1.0))
         scores_T = torch.cat(parts).to(x_TND.device, non_blocking=True)
         return Scores(scores_T[:, None].expand(-1, windows.windows_per_frame))
