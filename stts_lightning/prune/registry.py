@@ -69,10 +69,8 @@ def find_method(name: str) -> Method:
     Raises:
         ValueError: no such method; names the nearest and what is missing.
     """
-    import stts_lightning.prune.methods as folder
-
-    for module in pkgutil.iter_modules(folder.__path__):
-        importlib.import_module(f"{folder.__name__}.{module.name}")
+    if name not in _methods:
+        _read_folder()
     if name not in _methods:
         near = difflib.get_close_matches(name, _methods, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -81,6 +79,13 @@ def find_method(name: str) -> Method:
             f"There are {', '.join(sorted(_methods))}.{hint}"
         )
     return _methods[name]
+
+
+def _read_folder() -> None:
+    import stts_lightning.prune.methods as folder
+
+    for module in pkgutil.iter_modules(folder.__path__):
+        importlib.import_module(f"{folder.__name__}.{module.name}")
 
 
 def build_scorer(name: str, host: Host, options: Mapping[str, Any] | None = None) -> nn.Module:

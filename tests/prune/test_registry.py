@@ -16,7 +16,7 @@ README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 @pytest.fixture(autouse=True)
 def methods_as_before(monkeypatch):
-    find_method("none")  # everything in the folder is registered
+    registry._read_folder()
     monkeypatch.setattr(registry, "_methods", dict(registry._methods))
 
 
