@@ -56,6 +56,26 @@ def test_one_folder_knows_the_host():
     assert found and {name.split("/")[0] for name in found} == {"molmo2"}
 
 
+OTHER_HOSTS = ("Qwen3VL", "PerceptionLM", "InternVL", "AutoModelForImageTextToText", "AutoProcessor")
+
+
+def test_one_folder_knows_the_other_hosts():
+    found = {
+        path.relative_to(PACKAGE).parts[0]
+        for path in FILES
+        if any(name.startswith(f"transformers.{other}") for name in imports(path) for other in OTHER_HOSTS)
+    }
+    assert found == {"hosts"}
+
+
+def test_other_hosts_know_nothing_of_pruning():
+    """Comparison rows are unpruned: not a line of ours is in their models."""
+    for path in FILES:
+        if path.relative_to(PACKAGE).parts[0] == "hosts":
+            ours = {name.split(".")[1] for name in imports(path) if name.startswith("stts_lightning.")}
+            assert ours <= {"config", "hosts", "video"}, path.name
+
+
 def test_one_folder_decodes():
     # The embedded set is written, not read: its generator encodes with PyAV.
     found = importers("decord", "av", "torchcodec", "cv2", "torchvision") - {"data/generate.py"}

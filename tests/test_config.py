@@ -18,7 +18,7 @@ from stts_lightning.config import (
     with_method,
 )
 
-GROUP_FILES = [(path.parent.name, path.stem) for path in sorted(CONF_DIR.glob("*/*.yaml"))]
+GROUP_FILES = [(path.parent.name, path.stem) for group in GROUPS for path in sorted((CONF_DIR / group).glob("*.yaml"))]
 EXPERIMENT_FILES = sorted(path.stem for path in EXPERIMENTS_DIR.glob("*.yaml"))
 
 

@@ -13,6 +13,7 @@ PRESETS = ("paper", "released")
 LAYOUTS = ("flat", "packed")
 POSITIONS = ("renumbered", "original")
 ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
+DECOYS = ("flash", "move")
 CHECKPOINTING = ("none", "vision", "language", "all")
 
 
@@ -138,6 +139,21 @@ class GeneratedConfig:
     texture: float = 0.06
     noise: float = 0.03
     seed: int = 0
+    num_decoys: int = 0  # things in colours that no question asks about and no label names
+    decoy: str = "flash"  # each shows now and then in a window of its own; move: wanders from window to window
+    decoy_slots: int = 1  # sampled frames in which a flashing decoy shows
+    camera_pixels: float = 0.0  # a second, by which all that lasts drifts through the frame, in one direction a clip
+
+    def __post_init__(self) -> None:
+        _one_of("data.generated.decoy", self.decoy, DECOYS)
+        for key in ("num_static", "num_flicker", "num_decoys", "decoy_slots", "camera_pixels"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"data.generated.{key}={getattr(self, key)} must be 0 or more.")
+        if self.decoy_slots > self.num_slots - 2:
+            raise ValueError(
+                f"data.generated.decoy_slots={self.decoy_slots} does not fit: of num_slots={self.num_slots} sampled "
+                "frames the first and the last show nothing new."
+            )
 
 
 @dataclass

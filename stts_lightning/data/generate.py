@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from stts_lightning.config import GeneratedConfig
-from stts_lightning.data.scene import ask, dense_labels, draw_scene, paint
+from stts_lightning.data.paint import paint
+from stts_lightning.data.scene import ask, dense_labels, draw_scene
 
 FORMAT = 1  # raise it when scenes, questions or encoding change: old sets are then made anew
+LATER_KNOBS = ("num_decoys", "decoy", "decoy_slots", "camera_pixels")
 SPLIT_SEEDS = {"train": 0, "eval": 1}
 
 
@@ -34,8 +36,7 @@ def generated_set(config: GeneratedConfig, say: Callable[[str], None] = print) -
     The folder's name is a digest of the configuration; it appears whole or not at all, so a killed
     generation leaves nothing that looks finished.
     """
-    key = json.dumps({**asdict(config), "root": "", "format": FORMAT}, sort_keys=True)
-    folder = Path(config.root) / hashlib.sha256(key.encode()).hexdigest()[:8]
+    folder = Path(config.root) / _digest(config)
     if not folder.is_dir():
         say(f"Making {config.train_videos} + {config.eval_videos} clips in {folder}, once.")
         building = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
@@ -45,6 +46,14 @@ def generated_set(config: GeneratedConfig, say: Callable[[str], None] = print) -
         except OSError:  # another process was faster
             shutil.rmtree(building)
     return GeneratedSet(folder / "train.jsonl", folder / "eval.jsonl")
+
+
+def _digest(config: GeneratedConfig) -> str:
+    """Of all that a clip follows from. A later knob counts only where it is turned, as it then changes a clip."""
+    default = GeneratedConfig()
+    values = {k: v for k, v in asdict(config).items() if k not in LATER_KNOBS or v != getattr(default, k)}
+    key = json.dumps({**values, "root": "", "format": FORMAT}, sort_keys=True)
+    return hashlib.sha256(key.encode()).hexdigest()[:8]
 
 
 def _build(folder: Path, config: GeneratedConfig) -> None:
@@ -71,7 +80,7 @@ def make_clip(job: tuple[Path, str, int, GeneratedConfig]) -> list[dict[str, Any
     rows: list[dict[str, Any]] = []
     for number, question in enumerate(ask(scene, config.num_slots)):
         rows.append({"id": f"{split}-{index:05d}-{number:02d}", "video": name, **question})
-    rows[0]["dense"] = dense_labels(scene, config.num_slots)
+    rows[0]["dense"] = dense_labels(scene, config)
     return rows
 
 

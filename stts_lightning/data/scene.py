@@ -1,8 +1,14 @@
-"""The embedded set's scenes: what happens in a clip, its pictures, and the questions about it.
+"""The embedded set's scenes: what happens in a clip, the questions about it and its dense labels.
 
 A clip is a grey textured background with static objects and patches of irrelevant flicker, and a few short
 events: a coloured shape that shows in one window for about half a second. The questions ask where, when, in
 which shape and in which order. Frame 0 shows no event, so a model that sees frame 0 alone can only guess.
+
+Two more knobs make a clip harder and change no answer. Decoys are things in colours of their own that flash as
+events do, or wander slowly. A moving camera lets the whole world (background, static objects, flicker, decoys)
+drift through the frame, and out of it. Events alone belong to the frame: each appears in one of its windows, in
+front of everything else, and drifts along only as far as its window allows. So "where" is the quadrant of the
+frame, not of the world, in which the whole shape shows from its first picture to its last.
 """
 
 from __future__ import annotations
@@ -16,9 +22,11 @@ from stts_lightning.config import GeneratedConfig
 GRID = 4  # windows on one side of a frame
 EVENT_COLOURS = {"red": (0.9, 0.15, 0.15), "green": (0.15, 0.8, 0.2), "blue": (0.2, 0.3, 0.95)}
 STATIC_COLOURS = {"yellow": (0.9, 0.85, 0.1), "purple": (0.65, 0.2, 0.8), "orange": (0.95, 0.55, 0.1)}
+DECOY_COLOURS = {"cyan": (0.1, 0.8, 0.85), "white": (0.95, 0.95, 0.95), "black": (0.08, 0.08, 0.08)}
 SHAPES = ("square", "ring", "cross")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 THIRDS = ("early", "middle", "late")
+SLOTS_A_STEP = 2  # sampled frames that a wandering decoy takes from one window to the next
 
 
 class Thing(NamedTuple):
@@ -31,15 +39,31 @@ class Thing(NamedTuple):
     jitter: tuple[int, int]
 
 
+class Wanderer(NamedTuple):
+    """A decoy that moves; ``stops`` are the windows that it is in at slots 0, SLOTS_A_STEP, ..., each a neighbour of
+    the one before or the same."""
+
+    colour: str
+    shape: str
+    stops: tuple[int, ...]
+    jitter: tuple[int, int]
+
+
 class Scene(NamedTuple):
     events: list[Thing]
     static: list[Thing]
     flicker: list[int]
+    flashes: tuple[Thing, ...] = ()  # decoys, once for each slot that they show in
+    wanderers: tuple[Wanderer, ...] = ()
+    drift: tuple[float, float] = (0.0, 0.0)  # pixels a second, down and to the right, of the world
 
 
 def draw_scene(rng: np.random.Generator, config: GeneratedConfig) -> Scene:
-    """Choose what happens: events, static objects and flicker in windows of their own."""
-    needed = config.num_events + config.num_static + config.num_flicker
+    """Choose what happens: events, static objects, decoys and flicker in windows of their own.
+
+    A knob at its default draws nothing from ``rng``: clips without it are the same to the byte as before it was.
+    """
+    needed = config.num_events + config.num_static + config.num_decoys + config.num_flicker
     if needed > GRID * GRID or config.num_events > len(EVENT_COLOURS) or config.num_slots < 6:
         raise ValueError(
             f"data.generated: {needed} things do not fit into {GRID * GRID} windows, or num_events > "
@@ -57,49 +81,39 @@ def draw_scene(rng: np.random.Generator, config: GeneratedConfig) -> Scene:
     events = [thing(colour, slot) for colour, slot in zip(EVENT_COLOURS, slots, strict=False)]
     colours = rng.permutation(list(STATIC_COLOURS))[: config.num_static]
     static = [thing(str(colour), -1) for colour in colours]
-    return Scene(events, static, windows)
+    decoys = [thing(str(rng.choice(list(DECOY_COLOURS))), -1) for _ in range(config.num_decoys)]
+    flashes, wanderers = [], []
+    if config.decoy == "flash":
+        for decoy in decoys:
+            shown = rng.permutation(np.arange(1, config.num_slots - 1))[: config.decoy_slots]
+            flashes += [decoy._replace(slot=int(slot)) for slot in sorted(shown)]
+    else:
+        blocked = {thing.window for thing in events + static}
+        wanderers = [_wander(rng, decoy, blocked, config.num_slots) for decoy in decoys]
+    return Scene(events, static, windows, tuple(flashes), tuple(wanderers), _direction(rng, config.camera_pixels))
 
 
-def paint(scene: Scene, rng: np.random.Generator, config: GeneratedConfig) -> np.ndarray:
-    """All frames of the clip, (frames, size, size, 3) uint8."""
-    size, per_slot = config.frame_size, config.fps // 2
-    num_frames = (config.num_slots - 1) * per_slot
-    cell = size // GRID
-    background = 0.5 + rng.normal(0, config.texture, (size // 2, size // 2, 1)).repeat(2, 0).repeat(2, 1)
-    still = np.broadcast_to(background, (size, size, 3)).copy()
-    for thing in scene.static:
-        _stamp(still, thing, cell)
-    frames = np.empty((num_frames, size, size, 3), dtype=np.uint8)
-    for i in range(num_frames):
-        picture = still.copy()
-        for window in scene.flicker:
-            y, x = window // GRID * cell, window % GRID * cell
-            noise = rng.normal(0, config.flicker_amplitude, (cell // 4, cell // 4, 1)).repeat(4, 0).repeat(4, 1)
-            picture[y : y + cell, x : x + cell] += noise
-        for thing in scene.events:
-            if i // per_slot == thing.slot and i < num_frames - 1:
-                _stamp(picture, thing, cell)
-        picture += config.noise * rng.standard_normal(picture.shape, dtype=np.float32)
-        frames[i] = (picture.clip(0, 1) * 255).round()
-    return frames
+def _wander(rng: np.random.Generator, decoy: Thing, blocked: set[int], num_slots: int) -> Wanderer:
+    """A walk from the decoy's window that enters no window of an event or a static object."""
+    stops = [decoy.window]
+    for _ in range(-(-(num_slots - 1) // SLOTS_A_STEP)):
+        row, column = divmod(stops[-1], GRID)
+        around = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)]
+        free = [y * GRID + x for y, x in around if 0 <= y < GRID and 0 <= x < GRID and y * GRID + x not in blocked]
+        stops.append(int(rng.choice(free)) if free else stops[-1])
+    return Wanderer(decoy.colour, decoy.shape, tuple(stops), decoy.jitter)
 
 
-def _stamp(picture: np.ndarray, thing: Thing, cell: int) -> None:
-    side = cell * 2 // 3
-    y = thing.window // GRID * cell + (cell - side) // 2 + thing.jitter[0]
-    x = thing.window % GRID * cell + (cell - side) // 2 + thing.jitter[1]
-    picture[y : y + side, x : x + side][_shape_mask(thing.shape, side)] = (EVENT_COLOURS | STATIC_COLOURS)[thing.colour]
+def _direction(rng: np.random.Generator, pixels: float) -> tuple[float, float]:
+    if not pixels:
+        return (0.0, 0.0)
+    angle = rng.uniform(0, 2 * np.pi)
+    return (pixels * float(np.sin(angle)), pixels * float(np.cos(angle)))
 
 
-def _shape_mask(shape: str, side: int) -> np.ndarray:
-    mask = np.ones((side, side), dtype=bool)
-    if shape == "ring":
-        mask[side // 4 : -(side // 4), side // 4 : -(side // 4)] = False
-    elif shape == "cross":
-        arm = np.zeros(side, dtype=bool)
-        arm[side // 3 : side - side // 3] = True
-        mask = arm[:, None] | arm[None, :]
-    return mask
+def drift_at(scene: Scene, frame: int, fps: int) -> tuple[int, int]:
+    """By how many whole pixels, down and to the right, the world has drifted in a frame of the file."""
+    return round(scene.drift[0] * frame / fps), round(scene.drift[1] * frame / fps)
 
 
 def third_of(slot: int, num_slots: int) -> int:
@@ -130,15 +144,35 @@ DENSE_CONTENTS = ["nothing"] + [f"{c} {s}" for c in EVENT_COLOURS | STATIC_COLOU
 DENSE_CLASSES = [f"{content} {quadrant}" for content in DENSE_CONTENTS for quadrant in QUADRANTS]
 
 
-def dense_labels(scene: Scene, num_slots: int) -> list[list[int]]:
-    """The class of every window of every sampled frame, [num_slots][windows]: a stand-in for captions."""
-    content = [["nothing"] * (GRID * GRID) for _ in range(num_slots)]
-    for thing in scene.static + scene.events:
-        slots = range(num_slots) if thing.slot < 0 else [thing.slot]
-        for slot in slots:
-            content[slot][thing.window] = f"{thing.colour} {thing.shape}"
+def dense_labels(scene: Scene, config: GeneratedConfig) -> list[list[int]]:
+    """The class of every window of every sampled frame, [num_slots][windows]: a stand-in for captions.
+
+    Decoys count as nothing. With a moving camera a static object is named by the window that holds its middle,
+    unless an event is in front of it, and not at all once its middle has left the frame.
+    """
+    content = [["nothing"] * (GRID * GRID) for _ in range(config.num_slots)]
+    for slot, windows in enumerate(content):
+        for thing in scene.static:
+            window = _window_of_middle(thing, scene, slot, config)
+            if window is not None:
+                windows[window] = f"{thing.colour} {thing.shape}"
+        for thing in scene.events:
+            if thing.slot == slot:
+                windows[thing.window] = f"{thing.colour} {thing.shape}"
     index = {name: i for i, name in enumerate(DENSE_CLASSES)}
     return [[index[f"{name} {QUADRANTS[quadrant_of(w)]}"] for w, name in enumerate(row)] for row in content]
+
+
+def _window_of_middle(thing: Thing, scene: Scene, slot: int, config: GeneratedConfig) -> int | None:
+    """The window that holds the middle of a static object in a sampled frame; None outside the frame."""
+    per_slot, cell = config.fps // 2, config.frame_size // GRID
+    frame = min(slot * per_slot, (config.num_slots - 1) * per_slot - 1)  # the last sample is the last frame
+    drift = drift_at(scene, frame, config.fps)
+    middle = [
+        (at * cell + cell / 2 + jitter + moved) // cell
+        for at, jitter, moved in zip(divmod(thing.window, GRID), thing.jitter, drift, strict=True)
+    ]
+    return int(middle[0] * GRID + middle[1]) if all(0 <= at < GRID for at in middle) else None
 
 
 def quadrant_of(window: int) -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,8 +9,9 @@ import pytest
 
 from stts_lightning.config import GeneratedConfig
 from stts_lightning.data.generate import generated_set
+from stts_lightning.data.paint import paint
 from stts_lightning.data.records import read_records
-from stts_lightning.data.scene import draw_scene, paint
+from stts_lightning.data.scene import draw_scene
 from stts_lightning.video.decode import decode_clip
 
 
@@ -49,3 +52,16 @@ def test_splits_and_seeds_differ(config: GeneratedConfig) -> None:
     assert train[0].video.read_bytes() != held[0].video.read_bytes()
     other = generated_set(GeneratedConfig(root=config.root, train_videos=1, eval_videos=1, seed=1))
     assert other.train.parent != made.train.parent
+
+
+def test_a_knob_renames_the_set_only_where_it_is_turned(tmp_path: Path) -> None:
+    """Sets of before the later knobs are found again: their name is a digest of the values that there were."""
+    first = {
+        "root": "", "train_videos": 1, "eval_videos": 1, "frame_size": 96, "fps": 8, "num_slots": 8, "num_events": 3,
+        "num_static": 2, "num_flicker": 3, "flicker_amplitude": 0.25, "texture": 0.06, "noise": 0.03, "seed": 0,
+    }  # fmt: skip
+    name = hashlib.sha256(json.dumps(first | {"format": 1}, sort_keys=True).encode()).hexdigest()[:8]
+    made = generated_set(GeneratedConfig(root=str(tmp_path), train_videos=1, eval_videos=1))
+    assert made.train.parent.name == name
+    turned = generated_set(GeneratedConfig(root=str(tmp_path), train_videos=1, eval_videos=1, num_decoys=2))
+    assert turned.train.parent.name != name

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from stts_lightning.config import GeneratedConfig
+from stts_lightning.data.paint import paint
 from stts_lightning.data.scene import (
     DENSE_CLASSES,
     EVENT_COLOURS,
@@ -13,7 +14,6 @@ from stts_lightning.data.scene import (
     ask,
     dense_labels,
     draw_scene,
-    paint,
     third_of,
 )
 
@@ -70,7 +70,7 @@ def test_answers_are_balanced_enough_that_guessing_stays_at_chance() -> None:
 
 def test_dense_labels_name_the_events() -> None:
     scene = scene_of(0)
-    labels = dense_labels(scene, CONFIG.num_slots)
+    labels = dense_labels(scene, CONFIG)
     assert len(labels) == CONFIG.num_slots and all(len(row) == GRID * GRID for row in labels)
     for event in scene.events:
         assert DENSE_CLASSES[labels[event.slot][event.window]].startswith(f"{event.colour} {event.shape}")
