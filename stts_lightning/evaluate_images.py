@@ -70,9 +70,7 @@ def evaluate_images(config: Config, model_folder: str | Path, percent: float = 5
     """
     torch.set_num_threads(config.trainer.num_threads)
     records = evaluation_images(config)
-    pruned = load_pruned(
-        model_folder, dtype=getattr(torch, config.backbone.dtype), attention=config.backbone.attention
-    )
+    pruned = load_pruned(model_folder, dtype=getattr(torch, config.backbone.dtype), attention=config.backbone.attention)
     pruned.model.to(_device(config)).eval()
     pruned.handle.percent = percent
     ours = _answer_all(pruned.model, pruned.tokenizer, records, config)

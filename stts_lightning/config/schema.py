@@ -162,7 +162,7 @@ class GeneratedImagesConfig:
     """The embedded image-question set, made at first use beside the videos: sets of one picture and of several."""
 
     train_sets: int = 2000
-    eval_sets: int = 150
+    eval_sets: int = 100
     pictures: int = 3  # of a set of several
     sides: list[int] = field(default_factory=lambda: [72, 96, 120])  # pixels; width and height are drawn from these
     num_shapes: int = 3  # asked about, in one picture or shared out among several

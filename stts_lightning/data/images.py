@@ -53,7 +53,7 @@ def read_image(path: Path) -> np.ndarray:
 
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file. Check the path, and that the disk is mounted.") from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # as PIL's readers raise them
