@@ -13,7 +13,8 @@ from stts_lightning.config import GeneratedImagesConfig
 from stts_lightning.data.generate_images import generated_images
 from stts_lightning.data.records import ImageRecord, read_records
 
-STRONG = {"red": (0, 1, 2), "green": (1, 0, 2), "blue": (2, 0, 1)}  # the channel that stands out, and the others
+# The channel that stands out, the others, and by how much: orange's red does so by 102, and noise adds to it.
+STRONG = {"red": (0, [1, 2], 147), "green": (1, [0, 2], 90), "blue": (2, [0, 1], 90)}
 
 
 @pytest.fixture(scope="module")
@@ -33,10 +34,10 @@ def records(config: GeneratedImagesConfig, root: Path) -> list[ImageRecord]:
 
 
 def coloured(path: Path, colour: str) -> np.ndarray:
-    """Where the picture shows the colour; in orange red stands out too, by 102."""
+    """Where the picture shows the colour."""
     pixels = np.asarray(Image.open(path)).astype(int)
-    strong, one, other = STRONG[colour]
-    return pixels[..., strong] - pixels[..., [one, other]].max(-1) > 125
+    strong, others, margin = STRONG[colour]
+    return pixels[..., strong] - pixels[..., others].max(-1) > margin
 
 
 def test_files_are_pngs_of_several_sizes(records: list[ImageRecord], config: GeneratedImagesConfig) -> None:
@@ -65,8 +66,8 @@ def test_answers_are_what_the_pixels_show(records: list[ImageRecord]) -> None:
                 middle = (ys.min() + ys.max()) / 2 / height, (xs.min() + xs.max()) / 2 / width
                 shown = f"{'bottom' if middle[0] > 0.5 else 'top'} {'right' if middle[1] > 0.5 else 'left'}"
             elif question.category == "shape":
-                filled = {"square": 1.0, "ring": 0.75, "cross": 0.6}
-                shown = min(filled, key=lambda shape: abs(filled[shape] - box.mean()))
+                middle, corner = (bool(box[len(box) // part, box.shape[1] // part]) for part in (2, 8))
+                shown = {(True, True): "square", (False, True): "ring", (True, False): "cross"}[middle, corner]
             else:
                 shown = f"image {number + 1}"
             assert shown == answer, (record.name, question)
