@@ -7,6 +7,7 @@ S: side of a crop in pixels; n: patches on one side of a crop; w: patches on one
 from __future__ import annotations
 
 from itertools import product
+from math import prod
 from pathlib import Path
 from typing import NamedTuple
 
@@ -97,20 +98,17 @@ def own_patches(backbone: BackboneConfig, settings: ImageConfig) -> int:
 def choose_tiling(height: int, width: int, backbone: BackboneConfig, settings: ImageConfig) -> Tiling:
     """The tiling that enlarges the picture least, or where all of them shrink it, the one that shrinks it least.
 
-    Of equals the one with fewer tiles is taken, then the one with fewer rows. Margins come on top once, at the
+    Of equals the one with fewer tiles is taken. Margins come on top once, at the
     canvas's edges, and the picture is measured without them.
     """
     step_px = own_patches(backbone, settings) * backbone.patch_size
     margin_px = sum(settings.overlap_margins) * backbone.patch_size
     sides = range(1, settings.max_crops + 1)
-    tilings = sorted(
-        ((r, c) for r, c in product(sides, sides) if r * c <= settings.max_crops), key=lambda t: (t[0] * t[1], t[0])
-    )
-    # In single precision as transformers has it: which of two tilings wins can hang on the last bit.
-    inner_px = np.array([height - margin_px, width - margin_px], dtype=np.float32)
+    tilings = sorted(((r, c) for r, c in product(sides, sides) if r * c <= settings.max_crops), key=prod)
+    inner_px = np.array([height - margin_px, width - margin_px])
     with np.errstate(divide="ignore"):
-        scales = ((np.array(tilings) * step_px).astype(np.float32) / inner_px).min(axis=1)
-    best = scales.argmax() if (scales < 1).all() else np.where(scales < 1, np.float32(np.inf), scales).argmin()
+        scales = (np.array(tilings) * step_px / inner_px).min(axis=1)
+    best = scales.argmax() if (scales < 1).all() else np.where(scales < 1, np.inf, scales).argmin()
     rows, cols = tilings[best]
     return Tiling(rows, cols, rows * step_px + margin_px, cols * step_px + margin_px)
 
