@@ -29,7 +29,8 @@ class Collate:
         self.window = window
 
     def __call__(self, samples: list[Sample] | list[ImageSample]) -> dict[str, Any]:
-        """
+        """The batch of samples of one kind.
+
         Raises:
             ValueError: videos and pictures in one batch.
         """

@@ -98,8 +98,8 @@ def own_patches(backbone: BackboneConfig, settings: ImageConfig) -> int:
 def choose_tiling(height: int, width: int, backbone: BackboneConfig, settings: ImageConfig) -> Tiling:
     """The tiling that enlarges the picture least, or where all of them shrink it, the one that shrinks it least.
 
-    Of equals the one with fewer tiles is taken. Margins come on top once, at the
-    canvas's edges, and the picture is measured without them.
+    Of equals the one with fewer tiles is taken. Margins come on top once, at the canvas's edges, and the picture is
+    measured without them.
     """
     step_px = own_patches(backbone, settings) * backbone.patch_size
     margin_px = sum(settings.overlap_margins) * backbone.patch_size
