@@ -123,6 +123,23 @@ class VideoConfig:
 
 
 @dataclass
+class ImageConfig:
+    """How a picture is cut: one crop of the whole, and overlapping ones that tile it at a higher resolution."""
+
+    max_crops: int = 8  # of the tiling, at most; the whole picture is one more
+    overlap_margins: list[int] = field(default_factory=lambda: [4, 4])  # patches left of and right of a crop's own
+    window: int = 2  # patches on one side of a pooled window
+    column_tokens: bool = True  # one after each row of windows of the tiling
+    low_res_column_tokens: bool = True  # and of the whole picture
+
+    def __post_init__(self) -> None:
+        _positive("image.max_crops", self.max_crops)
+        _positive("image.window", self.window)
+        if len(self.overlap_margins) != 2 or min(self.overlap_margins) < 0:
+            raise ValueError(f"image.overlap_margins={self.overlap_margins} must be two numbers of patches, 0 or more.")
+
+
+@dataclass
 class GeneratedConfig:
     """The embedded video-question set, made from a seed at first use."""
 
@@ -157,6 +174,27 @@ class GeneratedConfig:
 
 
 @dataclass
+class GeneratedImagesConfig:
+    """The embedded image-question set, made at first use beside the videos: sets of one picture and of several."""
+
+    train_sets: int = 2000
+    eval_sets: int = 100
+    pictures: int = 3  # of a set of several
+    sides: list[int] = field(default_factory=lambda: [72, 96, 120])  # pixels; width and height are drawn from these
+    num_shapes: int = 3  # asked about, in one picture or shared out among several
+    num_static: int = 2  # in each picture, asked about never
+    texture: float = 0.06
+    noise: float = 0.03
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.pictures <= 26:
+            raise ValueError(f"data.generated_images.pictures={self.pictures} is not in 2..26: each is an option.")
+        if not self.sides or min(self.sides) < 24:
+            raise ValueError(f"data.generated_images.sides={self.sides}: name sides of 24 pixels or more.")
+
+
+@dataclass
 class DataConfig:
     name: str = "generated"
     train: str | None = None  # JSON Lines; null takes the generated set
@@ -169,8 +207,13 @@ class DataConfig:
     frame_cache_mib: int = 512  # decoded clips kept in memory by each worker
     frame_cache_dir: str | None = None  # and on disk, for the runs that follow; null keeps none
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+    generated_images: GeneratedImagesConfig = field(default_factory=GeneratedImagesConfig)
+    # Of the training batches; null: as the questions of `train` are, and none of the embedded image set.
+    image_share: float | None = None
 
     def __post_init__(self) -> None:
+        if self.image_share is not None and not 0 <= self.image_share <= 1:
+            raise ValueError(f"data.image_share={self.image_share} is a share, 0 to 1.")
         if not 0 <= self.bad_sample_budget <= 1:
             raise ValueError(f"data.bad_sample_budget={self.bad_sample_budget} is a share, 0 to 1.")
         if not 0 < self.eval_fraction < 1:
@@ -294,6 +337,7 @@ class Config:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
+    image: ImageConfig = field(default_factory=ImageConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     aux: AuxConfig = field(default_factory=AuxConfig)

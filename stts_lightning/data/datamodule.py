@@ -6,21 +6,23 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from transformers import PreTrainedTokenizerBase
 
 from stts_lightning.config import Config
 from stts_lightning.data.collate import Collate
-from stts_lightning.data.dataset import VideoQuestions
+from stts_lightning.data.dataset import ImageQuestions, VideoQuestions
 from stts_lightning.data.encode import Encoder
 from stts_lightning.data.generate import generated_set
-from stts_lightning.data.records import ClipRecord, Problem, Records, hold_out, read_records
-from stts_lightning.data.sampler import StepSampler
+from stts_lightning.data.generate_images import generated_images
+from stts_lightning.data.records import ImageRecord, Problem, Records, read_records
+from stts_lightning.data.sampler import KindSampler, StepSampler
+from stts_lightning.data.split import hold_out_images, split_records
 from stts_lightning.video.patches import frames_to_patches
 
 
 class VideoQuestionData(pl.LightningDataModule):
-    """Questions about videos: the generated set, or a user's JSON Lines file.
+    """Questions about videos and images: the generated sets, or a user's JSON Lines file.
 
     ``warmup_steps`` are the steps before ``optim.steps`` in which the scorer learns alone.
     """
@@ -32,8 +34,8 @@ class VideoQuestionData(pl.LightningDataModule):
         self.tokenizer = tokenizer
         self.problems: list[Problem] = []  # unusable questions of the training data, counted once each
         self.num_questions = 0
-        self._train_clips: list[ClipRecord] = []
-        self._eval_clips: list[ClipRecord] = []
+        self._train: Records | None = None
+        self._eval: Records | None = None
 
     def setup(self, stage: str | None = None) -> None:
         """Read the records. In training bad ones are counted against the budget.
@@ -41,21 +43,27 @@ class VideoQuestionData(pl.LightningDataModule):
         Raises:
             ValueError: too many bad questions, or any at all in the evaluation data; the message lists them.
         """
-        if self._eval_clips:
+        if self._eval is not None:
             return
         data = self.config.data
         if data.train is None:
             made = generated_set(data.generated)
-            records = read_records(made.train)
-            self._train_clips, self._eval_clips = records.clips, _strict(read_records(made.eval))
+            train, held = read_records(made.train), _strict(read_records(made.eval))
+            if data.image_share:
+                pictures = generated_images(data.generated_images, data.generated.root)
+                train.images = read_records(pictures.train).images
+            self.num_questions = train.num_questions
         else:
-            records = read_records(data.train)
+            train = read_records(data.train)
+            self.num_questions = train.num_questions
             if data.eval is not None:
-                self._train_clips, self._eval_clips = records.clips, _strict(read_records(data.eval))
+                held = _strict(read_records(data.eval))
             else:
-                self._train_clips, self._eval_clips = hold_out(records, data.eval_fraction)
-        self.num_questions = records.num_questions
-        self.count_problems(records.problems)
+                train, held = split_records(train, data.eval_fraction)
+            if data.image_share and not train.images:
+                raise ValueError(f"data.image_share={data.image_share}, but {data.train} has no line with `images`.")
+        self._train, self._eval = train, held
+        self.count_problems(train.problems)
 
     def count_problems(self, problems: list[Problem]) -> None:
         """Add problems that are new, and stop where they pass the budget.
@@ -75,30 +83,53 @@ class VideoQuestionData(pl.LightningDataModule):
             )
 
     def train_dataloader(self) -> DataLoader:
+        assert self._train is not None
         optim, trainer = self.config.optim, self.trainer
-        dataset = self._dataset(self._train_clips, optim.dense_weight, strict=False)
-        sampler = StepSampler(
-            len(dataset),
-            optim.batch_size,
-            optim.steps * optim.accumulate,
-            self.config.seed,
-            warmup_batches=self.warmup_steps * optim.accumulate,
-            done_batches=trainer.global_step * optim.accumulate if trainer else 0,
-            rank=trainer.global_rank if trainer else 0,
-            world_size=trainer.world_size if trainer else 1,
-        )
-        return self._loader(dataset, batch_sampler=sampler)
+        encoder = self._encoder(optim.dense_weight)
+        videos, images = self._datasets(self._train, encoder, strict=False)
+        order: dict[str, Any] = {
+            "batch_size": optim.batch_size,
+            "num_batches": optim.steps * optim.accumulate,
+            "seed": self.config.seed,
+            "warmup_batches": self.warmup_steps * optim.accumulate,
+            "done_batches": trainer.global_step * optim.accumulate if trainer else 0,
+            "rank": trainer.global_rank if trainer else 0,
+            "world_size": trainer.world_size if trainer else 1,
+        }
+        if not images:
+            return self._loader(videos, encoder, batch_sampler=StepSampler(len(videos), **order))
+        sampler = KindSampler(len(videos), len(images), self._image_share(len(videos), len(images)), **order)
+        return self._loader(ConcatDataset([videos, images]), encoder, batch_sampler=sampler)
 
     def val_dataloader(self) -> DataLoader:
-        dataset = self._dataset(self._eval_clips, 0.0, strict=True)
-        return self._loader(dataset, batch_size=self.config.optim.batch_size)
+        assert self._eval is not None
+        encoder, batch_size = self._encoder(0.0), self.config.optim.batch_size
+        videos, images = self._datasets(self._eval, encoder, strict=True)
+        if not images:
+            return self._loader(videos, encoder, batch_size=batch_size)
+        ends = range(0, len(videos)), range(len(videos), len(videos) + len(images))
+        batches = [list(items[i : i + batch_size]) for items in ends for i in range(0, len(items), batch_size)]
+        return self._loader(ConcatDataset([videos, images]), encoder, batch_sampler=batches)
 
-    def _dataset(self, clips: list[ClipRecord], dense_weight: float, strict: bool) -> VideoQuestions:
-        backbone, data = self.config.backbone, self.config.data
+    def _image_share(self, num_videos: int, num_images: int) -> float:
+        share = self.config.data.image_share
+        if share is None:
+            share = num_images / (num_videos + num_images)
+        if share < 1 and not num_videos:
+            raise ValueError(f"data.image_share={share}, but the training data have images alone: leave it null.")
+        if not num_videos and self.warmup_steps:
+            raise ValueError("The scorer's warm-up needs videos, and the data have none: aux.scorer_warmup_steps=0.")
+        return share
+
+    def _encoder(self, dense_weight: float) -> Encoder:
+        backbone = self.config.backbone
         side = -(-backbone.image_size // backbone.patch_size // backbone.window)
-        encoder = Encoder(self.tokenizer, side, data.max_text_tokens, dense_weight)
-        return VideoQuestions(
-            clips,
+        return Encoder(self.tokenizer, side, self.config.data.max_text_tokens, dense_weight)
+
+    def _datasets(self, records: Records, encoder: Encoder, strict: bool) -> tuple[VideoQuestions, ImageQuestions]:
+        backbone, data = self.config.backbone, self.config.data
+        videos = VideoQuestions(
+            records.clips,
             encoder,
             self.config.video,
             backbone,
@@ -107,14 +138,18 @@ class VideoQuestionData(pl.LightningDataModule):
             data.frame_cache_dir,
             strict,
         )
+        images = ImageQuestions(records.images, encoder, self.config.image, backbone, data.questions_per_clip, strict)
+        return videos, images
 
-    def _loader(self, dataset: VideoQuestions, **how: Any) -> DataLoader:
+    def _loader(self, dataset: Dataset, encoder: Encoder, **how: Any) -> DataLoader:
         backbone, workers = self.config.backbone, self.config.data.num_workers
-        pad_id = self.tokenizer.pad_token_id or 0
         return DataLoader(
             dataset,
             collate_fn=Collate(
-                pad_id, dataset.encoder.placeholder_id, backbone.image_size // backbone.patch_size, backbone.window
+                self.tokenizer.pad_token_id or 0,
+                encoder.placeholder_id,
+                backbone.image_size // backbone.patch_size,
+                backbone.window,
             ),
             num_workers=workers,
             persistent_workers=workers > 0,
@@ -131,12 +166,30 @@ class VideoQuestionData(pl.LightningDataModule):
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Bytes become normalised patches on the device: a quarter of the traffic."""
-        batch["pixel_values_videos"] = frames_to_patches(batch.pop("frames"), self.config.backbone.patch_size)
+        for pixels, patches in (("frames", "pixel_values_videos"), ("crops", "pixel_values")):
+            if pixels in batch:
+                batch[patches] = frames_to_patches(batch.pop(pixels), self.config.backbone.patch_size)
         return batch
 
 
-def _strict(records: Records) -> list[ClipRecord]:
+def evaluation_images(config: Config) -> list[ImageRecord]:
+    """The image questions that are held out: of ``data.eval`` or ``data.train``, or else of the embedded image set.
+
+    Raises:
+        ValueError: the files have none, or some that cannot be used.
+    """
+    data = config.data
+    if data.train is None and data.eval is None:
+        return _strict(read_records(generated_images(data.generated_images, data.generated.root).eval)).images
+    records = _strict(read_records(data.eval or data.train))
+    images = records.images if data.eval else hold_out_images(records, data.eval_fraction)[1]
+    if not images:
+        raise ValueError(f"{data.eval or data.train} has no image questions: lines with `images` instead of `video`.")
+    return images
+
+
+def _strict(records: Records) -> Records:
     if records.problems:
         listed = "\n  ".join(map(str, records.problems[:50]))
         raise ValueError(f"{len(records.problems)} evaluation questions cannot be used:\n  {listed}")
-    return records.clips
+    return records

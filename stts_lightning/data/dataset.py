@@ -1,26 +1,60 @@
-"""Clips with their questions, decoded where they are used."""
+"""Clips and pictures with their questions, decoded where they are used."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from stts_lightning.config import BackboneConfig, VideoConfig
+from stts_lightning.config import BackboneConfig, ImageConfig, VideoConfig
 from stts_lightning.data.cache import ClipCache
-from stts_lightning.data.encode import Encoder, Sample
-from stts_lightning.data.records import ClipRecord, Problem, Question
+from stts_lightning.data.encode import Encoder, ImageSample, Sample
+from stts_lightning.data.images import ImageError, crop_image, read_image
+from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Question
 from stts_lightning.video.clip import Clip, VideoError
 from stts_lightning.video.reader import ClipReader
 
-MAX_TRIES = 50  # unreadable clips in a row before the data set is taken for broken
+MAX_TRIES = 50  # unreadable items in a row before the data set is taken for broken
 
 
-class VideoQuestions(Dataset[Sample]):
-    """One item is one clip with up to ``questions_per_clip`` of its questions.
+class _Questions(Dataset[Any]):
+    """One item is one record with up to ``questions_per_clip`` of its questions.
 
-    A clip that cannot be read is an error where ``strict``, else the next one is taken and the problem
+    A file that cannot be read is an error where ``strict``, else the next item is taken and the problem
     travels with the sample, so that the main process can count it.
     """
+
+    def __init__(self, records: list[Any], encoder: Encoder, questions_per_clip: int, strict: bool) -> None:
+        self.items = [(r, group) for r in records for group in encoder.groups(r.questions, questions_per_clip)]
+        self.encoder = encoder
+        self.strict = strict
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> Any:
+        skipped: list[Problem] = []
+        for step in range(min(MAX_TRIES, len(self.items))):
+            record, questions = self.items[(index + step) % len(self.items)]
+            try:
+                return self._sample(record, questions, skipped)
+            except (VideoError, ImageError) as error:
+                if self.strict:
+                    raise
+                skipped.append(self._problem(record, error, len(questions)))
+        raise ValueError(f"{len(skipped)} items in a row cannot be read; the first: {skipped[0]}")
+
+    def _sample(self, record: Any, questions: tuple[Question, ...], skipped: list[Problem]) -> Any:
+        raise NotImplementedError
+
+    def _problem(self, record: Any, error: Exception, questions: int) -> Problem:
+        raise NotImplementedError
+
+
+class VideoQuestions(_Questions):
+    """Clips, kept decoded in a cache."""
 
     def __init__(
         self,
@@ -33,9 +67,7 @@ class VideoQuestions(Dataset[Sample]):
         cache_dir: str | None,
         strict: bool,
     ) -> None:
-        self.items = [(clip, group) for clip in clips for group in encoder.groups(clip.questions, questions_per_clip)]
-        self.encoder = encoder
-        self.strict = strict
+        super().__init__(clips, encoder, questions_per_clip, strict)
         self.reader = ClipReader(timeout_s=video.decode_timeout_s)
         self.sampling = {
             "size": backbone.image_size,
@@ -45,21 +77,6 @@ class VideoQuestions(Dataset[Sample]):
             "resize": video.resize,
         }
         self.cache = ClipCache(cache_mib * 2**20, cache_dir, self.sampling)
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> Sample:
-        skipped: list[Problem] = []
-        for step in range(min(MAX_TRIES, len(self.items))):
-            record, questions = self.items[(index + step) % len(self.items)]
-            try:
-                return self._sample(record, questions, skipped)
-            except VideoError as error:
-                if self.strict:
-                    raise
-                skipped.append(Problem(str(record.video), f"[{error.kind}] {error}", len(questions)))
-        raise ValueError(f"{len(skipped)} clips in a row cannot be read; the first: {skipped[0]}")
 
     def _sample(self, record: ClipRecord, questions: tuple[Question, ...], skipped: list[Problem]) -> Sample:
         clip = self.cache.read(record, self._decode)
@@ -78,3 +95,41 @@ class VideoQuestions(Dataset[Sample]):
 
     def _decode(self, record: ClipRecord) -> Clip:
         return self.reader.read(str(record.video), start=record.start, end=record.end, **self.sampling)
+
+    def _problem(self, record: ClipRecord, error: Any, questions: int) -> Problem:
+        return Problem(str(record.video), f"[{error.kind}] {error}", questions)
+
+
+class ImageQuestions(_Questions):
+    """Pictures, read anew each time: a PNG or JPEG costs a hundredth of a clip."""
+
+    def __init__(
+        self,
+        records: list[ImageRecord],
+        encoder: Encoder,
+        image: ImageConfig,
+        backbone: BackboneConfig,
+        questions_per_clip: int,
+        strict: bool,
+    ) -> None:
+        super().__init__(records, encoder, questions_per_clip, strict)
+        self.image = image
+        self.backbone = backbone
+
+    def _sample(self, record: ImageRecord, questions: tuple[Question, ...], skipped: list[Problem]) -> ImageSample:
+        pictures = [crop_image(read_image(path), self.backbone, self.image) for path in record.images]
+        grids = [picture.grid for picture in pictures]
+        tokens, asked = self.encoder.encode_images(grids, self.image, questions)
+        return ImageSample(
+            crops=torch.from_numpy(np.concatenate([picture.pixels for picture in pictures])),
+            tables=[picture.table_MP for picture in pictures],
+            grids=grids,
+            num_crops=[len(picture.pixels) for picture in pictures],
+            tokens=tokens,
+            asked=asked,
+            source=record.name,
+            skipped=skipped,
+        )
+
+    def _problem(self, record: ImageRecord, error: Exception, questions: int) -> Problem:
+        return Problem(record.name, str(error), questions)

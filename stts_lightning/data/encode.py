@@ -9,14 +9,21 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from stts_lightning.config import ImageConfig
 from stts_lightning.data.prompts import (
     BOS,
+    COLUMN,
     EOS,
     FRAME_END,
     FRAME_START,
+    IMAGE_END,
+    IMAGE_START,
     LETTERS,
+    LOW_RES_START,
     PLACEHOLDER,
+    VISION,
     frame_prefix,
+    image_prefix,
     question_text,
     user_turn,
 )
@@ -50,8 +57,24 @@ class Sample(NamedTuple):
     skipped: list[Any]
 
 
+class ImageSample(NamedTuple):
+    """One picture or several with their questions, as `Sample` has them of a clip.
+
+    ``crops`` (C, S, S, 3) uint8 of all pictures; ``tables`` and ``grids`` by picture (see `images.Crops`).
+    """
+
+    crops: Tensor
+    tables: list[Tensor]
+    grids: list[tuple[int, int, int, int]]
+    num_crops: list[int]
+    tokens: dict[str, Tensor]
+    asked: list[Asked]
+    source: str
+    skipped: list[Any]
+
+
 class Encoder:
-    """Builds sequences: BOS, timed frames, then every question as a branch that is blind to the others."""
+    """Builds sequences: BOS, timed frames or pictures, then every question as a branch that is blind to the others."""
 
     def __init__(
         self,
@@ -65,8 +88,8 @@ class Encoder:
         self.max_text_tokens = max_text_tokens
         self.dense_weight = dense_weight
         self.letter_ids = [self._single(letter) for letter in LETTERS]
-        self.vision_ids = torch.tensor([self._single(t) for t in (FRAME_START, PLACEHOLDER, FRAME_END)])
-        self.placeholder_id = int(self.vision_ids[1])
+        self.vision_ids = torch.tensor([self._single(token) for token in VISION])
+        self.placeholder_id = self._single(PLACEHOLDER)
         self.dense_ids = [self._single(name) for name in DENSE_CLASSES] if dense_weight > 0 else []
 
     def _single(self, text: str) -> int:
@@ -80,11 +103,24 @@ class Encoder:
 
     def prefix(self, times: np.ndarray) -> list[int]:
         """BOS and all frames, each piece of text tokenised by itself as Molmo2 does."""
-        windows = self.window_rows * self.window_rows
-        start, patch, end = self.vision_ids.tolist()
+        windows = [self.placeholder_id] * self.window_rows * self.window_rows
+        start, end = self._single(FRAME_START), self._single(FRAME_END)
         ids = self._ids(BOS)
         for i, seconds in enumerate(times):
-            ids += [*self._ids(frame_prefix(float(seconds), first=i == 0)), start, *[patch] * windows, end]
+            ids += [*self._ids(frame_prefix(float(seconds), first=i == 0)), start, *windows, end]
+        return ids
+
+    def image_prefix(self, grids: list[tuple[int, int, int, int]], settings: ImageConfig) -> list[int]:
+        """BOS and all pictures, each as a whole and then at its higher resolution, row by row."""
+        starts, end, column = (LOW_RES_START, IMAGE_START), self._single(IMAGE_END), self._single(COLUMN)
+        columns = (settings.low_res_column_tokens, settings.column_tokens)
+        ids = self._ids(BOS)
+        for number, grid in enumerate(grids, start=1):
+            ids += self._ids(image_prefix(number, of=len(grids)))
+            for view in (0, 1):
+                rows, cols = grid[2 * view : 2 * view + 2]
+                row = [self.placeholder_id] * cols + [column] * columns[view]
+                ids += [self._single(starts[view]), *row * rows, end]
         return ids
 
     def _branch(self, question: Question) -> tuple[list[int], list[int]]:
@@ -118,7 +154,19 @@ class Encoder:
         self, times: np.ndarray, questions: tuple[Question, ...], dense: Any = None
     ) -> tuple[dict[str, Tensor], list[Asked]]:
         """The sequence of one clip, and where each answer is predicted."""
-        prefix = self.prefix(times)
+        tokens, asked = self.branches(self.prefix(times), questions)
+        if dense is not None and self.dense_weight > 0:
+            self._label_windows(tokens, dense)
+        return tokens, asked
+
+    def encode_images(
+        self, grids: list[tuple[int, int, int, int]], settings: ImageConfig, questions: tuple[Question, ...]
+    ) -> tuple[dict[str, Tensor], list[Asked]]:
+        """The sequence of one picture or several, as `encode` gives it of a clip."""
+        return self.branches(self.image_prefix(grids, settings), questions)
+
+    def branches(self, prefix: list[int], questions: tuple[Question, ...]) -> tuple[dict[str, Tensor], list[Asked]]:
+        """The questions after what they share: each starts at the same position and sees itself and the prefix."""
         ids, labels, weights = list(prefix), [IGNORE] * len(prefix), [0.0] * len(prefix)
         positions, subsegments, asked = list(range(len(prefix))), [SHARED_PREFIX] * len(prefix), []
         for branch, question in enumerate(questions):
@@ -140,13 +188,11 @@ class Encoder:
             "position_ids": torch.tensor(positions),
             "subsegment_ids": torch.tensor(subsegments),
         }
-        if dense is not None and self.dense_weight > 0:
-            self._label_windows(tokens, dense)
         return tokens, asked
 
     def _label_windows(self, tokens: dict[str, Tensor], dense: Any) -> None:
         """Ask every vision token what it shows: labels one place to the right, as the loss shifts them."""
-        places = (tokens["input_ids"] == self.vision_ids[1]).nonzero().flatten() + 1
+        places = (tokens["input_ids"] == self.placeholder_id).nonzero().flatten() + 1
         classes = torch.tensor(dense).flatten()
         tokens["labels"][places] = torch.tensor(self.dense_ids)[classes]
         share = self.dense_weight * float(tokens["loss_weights"].sum()) / len(places)

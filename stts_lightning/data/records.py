@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -34,6 +33,18 @@ class ClipRecord:
 
 
 @dataclass(frozen=True)
+class ImageRecord:
+    """One picture, or several in their order, with all questions about them."""
+
+    images: tuple[Path, ...]
+    questions: tuple[Question, ...]
+
+    @property
+    def name(self) -> str:
+        return " + ".join(map(str, self.images))
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that cannot be used: where it stands, what is wrong and how many questions it costs."""
 
@@ -49,19 +60,20 @@ class Problem:
 class Records:
     clips: list[ClipRecord]
     problems: list[Problem] = field(default_factory=list)
+    images: list[ImageRecord] = field(default_factory=list)
 
     @property
     def num_questions(self) -> int:
         """Usable and unusable ones together."""
-        usable = sum(len(clip.questions) for clip in self.clips)
+        usable = sum(len(record.questions) for record in [*self.clips, *self.images])
         return usable + sum(problem.questions for problem in self.problems)
 
 
 def read_records(path: str | Path) -> Records:
     """Read a JSON Lines file: `video`, `question`, `options`, `answer`, optional `id`, `category`, `start`,
-    `end` (seconds). Videos are found relative to the file.
+    `end` (seconds); or instead of `video`, `images`, a list of picture files. Files are found relative to this one.
 
-    Bad lines, missing and empty videos are collected as problems, each with its line number; nothing is
+    Bad lines, missing and empty files are collected as problems, each with its line number; nothing is
     raised for them here, because training has a budget for them and evaluation has none.
 
     Raises:
@@ -72,6 +84,7 @@ def read_records(path: str | Path) -> Records:
         raise ValueError(f"{path}: no such file. DATA= names a JSON Lines file with one question a line.")
     problems: list[Problem] = []
     grouped: dict[tuple[Path, float | None, float | None], list[Question]] = {}
+    pictures: dict[tuple[Path, ...], list[Question]] = {}
     dense: dict[Path, Any] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
@@ -80,10 +93,16 @@ def read_records(path: str | Path) -> Records:
         try:
             row = json.loads(line.decode("utf-8"))
             question = _question(row, default_id=f"{path.stem}-{number}")
-            key = (path.parent / row["video"], _seconds(row, "start"), _seconds(row, "end"))
-            _check_clip(*key)
+            if "images" in row:
+                files = _image_files(row, path.parent)
+            else:
+                key = (path.parent / row["video"], _seconds(row, "start"), _seconds(row, "end"))
+                _check_clip(*key)
         except (ValueError, UnicodeDecodeError) as error:
             problems.append(Problem(where, str(error)))
+            continue
+        if "images" in row:
+            pictures.setdefault(files, []).append(question)
             continue
         grouped.setdefault(key, []).append(question)
         if "dense" in row:
@@ -92,18 +111,22 @@ def read_records(path: str | Path) -> Records:
         ClipRecord(video, start, end, tuple(questions), dense.get(video))
         for (video, start, end), questions in grouped.items()
     ]
-    if not clips:
+    images = [ImageRecord(files, tuple(questions)) for files, questions in pictures.items()]
+    if not clips and not images:
         listed = "\n  ".join(map(str, problems[:20])) or "the file is empty"
         raise ValueError(f"{path}: no usable question.\n  {listed}")
-    return Records(clips, problems)
+    return Records(clips, problems, images)
 
 
 def _question(row: Any, default_id: str) -> Question:
     if not isinstance(row, dict):
         raise ValueError(f"a line must be a JSON object, not {type(row).__name__}.")
-    for key, kind in (("video", str), ("question", str), ("options", list), ("answer", int)):
+    if "images" in row and "video" in row:
+        raise ValueError("a line has either video or images, not both.")
+    media: tuple[str, type] = ("images", list) if "images" in row else ("video", str)
+    for key, kind in (media, ("question", str), ("options", list), ("answer", int)):
         if key not in row:
-            raise ValueError(f"the key {key!r} is missing; a line needs video, question, options and answer.")
+            raise ValueError(f"the key {key!r} is missing; a line needs video or images, question, options and answer.")
         if not isinstance(row[key], kind) or isinstance(row[key], bool):
             raise ValueError(f"{key}={row[key]!r} must be of type {kind.__name__}.")
     options, answer = row["options"], row["answer"]
@@ -130,28 +153,27 @@ def _seconds(row: dict[str, Any], key: str) -> float | None:
 
 
 def _check_clip(video: Path, start: float | None, end: float | None) -> None:
-    if not video.exists():
-        raise ValueError(f"no video at {video}. Paths are relative to the JSON Lines file.")
-    if not video.is_file():
-        raise ValueError(f"{video} is not a file.")
-    if video.stat().st_size == 0:
-        raise ValueError(f"{video} is empty (0 bytes).")
+    _check_file(video, "video")
     if start is not None and end is not None and start >= end:
         raise ValueError(f"start={start} is not before end={end}.")
 
 
-def hold_out(records: Records, fraction: float) -> tuple[list[ClipRecord], list[ClipRecord]]:
-    """Split by video, so that no video is on both sides; the same split at every call.
-
-    With a single video both sides hold it: there is nothing to hold out.
-    """
-    videos = sorted({clip.video for clip in records.clips}, key=_stable_order)
-    if len(videos) == 1:
-        return records.clips, records.clips
-    held = set(videos[: max(1, round(len(videos) * fraction))])
-    train = [clip for clip in records.clips if clip.video not in held]
-    return train, [clip for clip in records.clips if clip.video in held]
+def _check_file(path: Path, what: str) -> None:
+    if not path.exists():
+        raise ValueError(f"no {what} at {path}. Paths are relative to the JSON Lines file.")
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file.")
+    if path.stat().st_size == 0:
+        raise ValueError(f"{path} is empty (0 bytes).")
 
 
-def _stable_order(video: Path) -> str:
-    return hashlib.sha256(video.name.encode()).hexdigest()
+def _image_files(row: dict[str, Any], folder: Path) -> tuple[Path, ...]:
+    for key in ("start", "end"):
+        if row.get(key) is not None:
+            raise ValueError(f"{key}={row[key]!r}: images have no times.")
+    if not row["images"] or not all(isinstance(name, str) for name in row["images"]):
+        raise ValueError(f"images={row['images']!r} must be a list of one or more file names.")
+    files = tuple(folder / name for name in row["images"])
+    for file in files:
+        _check_file(file, "image")
+    return files

@@ -54,3 +54,50 @@ class StepSampler(Sampler[list[int]]):
                     order = torch.randperm(self.num_items, generator=generator).tolist()
                 items.append(order[position % self.num_items])
             yield items
+
+
+class KindSampler(Sampler[list[int]]):
+    """Batches of videos and batches of images, never mixed: ``image_share`` of them are of images, evenly spread.
+
+    Each kind keeps the order that `StepSampler` gives it alone; images are numbered after the videos. The scorer's
+    warm-up sees videos only, as images have no scores.
+    """
+
+    def __init__(
+        self,
+        num_videos: int,
+        num_images: int,
+        image_share: float,
+        batch_size: int,
+        num_batches: int,
+        seed: int,
+        warmup_batches: int = 0,
+        done_batches: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.num_videos = num_videos
+        self.image_share = image_share
+        self.batches = range(done_batches - warmup_batches, num_batches)
+        self.length = warmup_batches + num_batches
+        of_images, done_images = self._images_before(num_batches), self._images_before(self.batches.start)
+        where = {"rank": rank, "world_size": world_size}
+        of_videos = num_batches - of_images
+        self.videos = StepSampler(
+            num_videos, batch_size, of_videos, seed, warmup_batches, done_batches - done_images, **where
+        )
+        self.images = StepSampler(num_images, batch_size, of_images, seed, 0, done_images, **where)
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __iter__(self) -> Iterator[list[int]]:
+        videos, images = iter(self.videos), iter(self.images)
+        for batch in self.batches:
+            if self._images_before(batch + 1) > self._images_before(batch):
+                yield [self.num_videos + item for item in next(images)]
+            else:
+                yield next(videos)
+
+    def _images_before(self, batch: int) -> int:
+        return int(max(batch, 0) * self.image_share)

@@ -158,6 +158,8 @@ class Decisions(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        if outputs.pruning is None:  # images: nothing was decided
+            return
         side = pl_module.config.backbone.image_size // pl_module.config.backbone.patch_size
         patches = batch["pixel_values_videos"].split([frames for frames, _, _ in batch["video_grids"]])
         for i, video in enumerate(batch["videos"]):
@@ -174,7 +176,9 @@ class Decisions(pl.Callback):
             )
 
     def save(self, path: Path) -> None:
-        """One padded array a key; ``num_frames`` says how many frames of each clip are real."""
+        """One padded array a key; ``num_frames`` says how many frames of each clip are real. No clips, no file."""
+        if not self.clips:
+            return
         longest = max(len(clip["times"]) for clip in self.clips)
 
         def padded(name: str) -> np.ndarray:

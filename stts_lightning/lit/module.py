@@ -23,6 +23,7 @@ from stts_lightning.prune.presets import PRESETS
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",
     "pixel_values_videos", "video_token_pooling", "video_grids", "prompt_counts",
+    "pixel_values", "image_token_pooling", "image_grids", "image_num_crops",
 )  # fmt: skip
 
 
@@ -48,7 +49,7 @@ class STTSModule(pl.LightningModule):
         self.kept_tokens = MeanMetric()
 
     def forward(self, batch: dict[str, Any], **extra: Any) -> PrunedOutput:
-        return self.model(**{name: batch[name] for name in MODEL_INPUTS}, use_cache=False, **extra)
+        return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch}, use_cache=False, **extra)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         if self.global_step < self.warmup_steps:
@@ -56,7 +57,9 @@ class STTSModule(pl.LightningModule):
         out = self(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])
         loss = out.loss
         self.log("train/task_loss", loss.detach())
-        if out.pruning.aux_loss is not None:
+        if out.pruning is None and self.trainer.world_size > 1:  # no process may wait for gradients of the scorer
+            loss = loss + 0 * sum(p.sum() for p in self.handle.scorer.parameters())
+        if out.pruning is not None and out.pruning.aux_loss is not None:
             loss = loss + self.aux_weight * out.pruning.aux_loss
             self.log("train/aux_loss", out.pruning.aux_loss.detach(), prog_bar=True)
             weight = loss.new_full((), self.aux_weight)  # a float would be copied to the device, and waited for
@@ -73,8 +76,10 @@ class STTSModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> PrunedOutput:
         out = self(batch)
-        self.predictions += read_answers(out.logits, out.pruning.token_index, batch["asked"], batch["videos"])
-        for kept in out.pruning.kept_tokens:
+        token_index = None if out.pruning is None else out.pruning.token_index
+        self.predictions += read_answers(out.logits, token_index, batch["asked"], batch["videos"])
+        whole = batch["prompt_counts"].placeholders  # of images nothing leaves
+        for kept in whole if out.pruning is None else out.pruning.kept_tokens:
             self.kept_tokens.update(kept)
         return out
 

@@ -64,12 +64,17 @@ def window_table(num_frames: int, rows: int, cols: int, window: int) -> Tensor:
     where a window reaches past a grid that w does not divide; the padding is halved over both sides, and an
     odd row or column goes to the bottom or right.
     """
-    grid = video_grid(num_frames, rows, cols, window)
-    pad_rows, pad_cols = grid.window_rows * window - rows, grid.window_cols * window - cols
-    numbers = torch.arange(num_frames * rows * cols).reshape(num_frames, rows, cols)
+    video_grid(num_frames, rows, cols, window)  # refuses what is no grid
+    return pool_windows(torch.arange(num_frames * rows * cols).reshape(num_frames, rows, cols), window)
+
+
+def pool_windows(numbers: Tensor, window: int) -> Tensor:
+    """(T, rows, cols) patch numbers to the (T * window_rows * window_cols, w * w) windows that pool them."""
+    num_frames, rows, cols = numbers.shape
+    pad_rows, pad_cols = -rows % window, -cols % window
     sides = (pad_cols // 2, (pad_cols + 1) // 2, pad_rows // 2, (pad_rows + 1) // 2)
     numbers = F.pad(numbers, sides, value=-1)
-    numbers = numbers.reshape(num_frames, grid.window_rows, window, grid.window_cols, window)
+    numbers = numbers.unflatten(2, (-1, window)).unflatten(1, (-1, window))
     return numbers.transpose(2, 3).reshape(-1, window * window)
 
 

@@ -89,7 +89,7 @@ def test_dense_labels_stand_one_place_right_of_their_window() -> None:
     classes = np.arange(12).reshape(3, 4).tolist()
     tokens, _ = encoder.encode(TIMES, QUESTIONS, classes)
     answers = tokens["loss_weights"] == 1
-    places = (tokens["input_ids"] == encoder.vision_ids[1]).nonzero().flatten()
+    places = (tokens["input_ids"] == encoder.placeholder_id).nonzero().flatten()
     named = encoder.tokenizer.batch_decode(tokens["labels"][places + 1][:, None])
     assert named == [DENSE_CLASSES[i] for i in range(12)]
     assert float(tokens["loss_weights"][places + 1].sum()) == pytest.approx(0.5 * int(answers.sum()))

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stts_lightning.data.records import hold_out, read_records
+from stts_lightning.data.records import read_records
+from stts_lightning.data.split import hold_out
 
 GOOD = {"video": "a.mp4", "question": "What?", "options": ["x", "y"], "answer": 1}
 
