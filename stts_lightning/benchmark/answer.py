@@ -64,10 +64,13 @@ class Molmo2Answerer:
     def many(self, items: Sequence[Item]) -> list[str]:
         size = self.config.benchmark.batch_size
         answers: list[str] = []
-        with self.reader:
-            for start in range(0, len(items), size):
-                answers += self._batch(items[start : start + size])
+        for start in range(0, len(items), size):
+            answers += self._batch(items[start : start + size])
         return answers
+
+    def close(self) -> None:
+        """End the process that decodes; the next question starts a new one."""
+        self.reader.close()
 
     def _batch(self, items: Sequence[Item]) -> list[str]:
         if any(item.images for item in items):

@@ -36,11 +36,15 @@ def evaluate_benchmarks(
     settings = config.benchmark
     results: Results = {}
     for benchmark, (items, dropped) in look_up(config):
-        answer = _nobody
+        answerer = None
         if settings.control != "random_choice":
             assert tokenizer is not None
-            answer = molmo2_answerer(_ready(model, config), tokenizer, config, benchmark, image_inputs)
-        result = run_benchmark(benchmark, items, answer, control=settings.control, seed=config.seed, dropped=dropped)
+            answerer = molmo2_answerer(_ready(model, config), tokenizer, config, benchmark, image_inputs)
+        result = run_benchmark(
+            benchmark, items, answerer or _nobody, control=settings.control, seed=config.seed, dropped=dropped
+        )
+        if answerer is not None:
+            answerer.close()
         save_result(result, folder / _folder_name(benchmark, settings.control))
         print(describe(result))
         results[benchmark.name] = result
