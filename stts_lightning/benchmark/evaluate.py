@@ -35,7 +35,7 @@ def evaluate_benchmarks(
     """
     settings = config.benchmark
     results: Results = {}
-    for benchmark, (items, dropped) in look_up(config):
+    for benchmark, (items, dropped) in look_up(config, image_inputs is not None):
         answerer = None
         if settings.control != "random_choice":
             assert tokenizer is not None
@@ -53,16 +53,22 @@ def evaluate_benchmarks(
     return results
 
 
-def look_up(config: Config) -> list[tuple[Benchmark, Loaded]]:
+def look_up(config: Config, sees_pictures: bool = False) -> list[tuple[Benchmark, Loaded]]:
     """Every benchmark that is asked for, with its questions. A training calls this before it starts, so that what is
     missing is not found out at its end.
 
     Raises:
-        ValueError: what `load_benchmark` and `load_items` raise.
+        ValueError: a benchmark of pictures without ``sees_pictures``, and what `load_benchmark` and `load_items` raise.
     """
     settings = config.benchmark
     seeing = settings.control == "none"
     asked = [load_benchmark(name) for name in settings.names]
+    blind = [b.name for b in asked if seeing and not b.has_video and not sees_pictures]
+    if blind:
+        raise ValueError(
+            f"benchmark.names: {', '.join(blind)} show pictures, which this command does not hand to the model. Leave "
+            "them out, or call evaluate_benchmarks with image_inputs."
+        )
     return [(b, load_items(b, settings.root, limit=settings.limit, need_media=seeing)) for b in asked]
 
 
