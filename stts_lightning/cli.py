@@ -1,4 +1,4 @@
-"""The command line: train, eval, sweep, bench, generate, calibrate."""
+"""The command line: train, eval, benchmark, sweep, bench, generate, calibrate."""
 
 from __future__ import annotations
 
@@ -54,6 +54,15 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, help="the model/ folder of a run")
     evaluate.add_argument("--percent", type=float, help="prune another share than it was trained with")
     configurable(evaluate)
+    benchmark = command("benchmark", _benchmark, "Ask a model folder the questions of public benchmarks.")
+    benchmark.add_argument("names", help="files of conf/benchmark/, comma-separated")
+    benchmark.add_argument("--model", type=Path, help="the model/ folder of a run; random_choice needs none")
+    benchmark.add_argument("--percent", type=float, help="prune another share than it was trained with")
+    benchmark.add_argument("--root", help="the folder that holds one folder a benchmark")
+    benchmark.add_argument("--control", help="none, no_vision or random_choice")
+    benchmark.add_argument("--limit", type=int, help="the first so many questions alone")
+    benchmark.add_argument("--out", type=Path, help="folder of the predictions; default: beside the model")
+    configurable(benchmark)
     sweep = command("sweep", _sweep, "Train and compare methods at several pruning percentages.")
     configurable(sweep)
     bench = command("bench", _bench, "Measure speed and memory on this machine; writes bench.json, .md and .png.")
@@ -111,6 +120,17 @@ def _eval(arguments: argparse.Namespace) -> int:
     from stts_lightning.evaluate import evaluate
 
     evaluate(config, arguments.model, arguments.percent)
+    return 0
+
+
+def _benchmark(arguments: argparse.Namespace) -> int:
+    given = {"root": arguments.root, "control": arguments.control, "limit": arguments.limit}
+    overrides = [f"benchmark.{key}={value}" for key, value in given.items() if value is not None]
+    overrides.append(f"benchmark.names=[{arguments.names}]")
+    config = load_config([*arguments.overrides, *overrides], arguments.experiment)
+    from stts_lightning.benchmark.evaluate import benchmark_model
+
+    benchmark_model(config, arguments.model, arguments.percent, arguments.out)
     return 0
 
 

@@ -35,6 +35,8 @@ _NOT_HASHED = (
     "data.num_workers",
     "data.frame_cache_mib",
     "data.generated.root",
+    "benchmark.root",
+    "benchmark.batch_size",
 )
 
 
@@ -53,6 +55,7 @@ class RunDir:
     log = property(lambda self: self.path / "log.txt")
     checkpoints = property(lambda self: self.path / "checkpoints")
     model = property(lambda self: self.path / "model")
+    benchmarks = property(lambda self: self.path / "benchmarks")
     mlflow_run_id = property(lambda self: self.path / "mlflow_run_id")
 
     @property
@@ -77,6 +80,8 @@ class Result:
     eval_seconds: float
     num_questions: int
     by_category: dict[str, float] = field(default_factory=dict)
+    benchmarks: dict[str, float] = field(default_factory=dict)  # accuracy, 0-1, by benchmark
+    benchmarks_stderr: dict[str, float] = field(default_factory=dict)  # clustered by video
     checkpoint: str | None = None
     git_commit: str | None = None
 
@@ -173,6 +178,8 @@ def git_commit() -> str:
 def hashed(config: Config) -> dict[str, Any]:
     """The flattened values that change what a run computes."""
     values = {key: value for key, value in flatten(config).items() if not key.startswith(_NOT_HASHED)}
+    if not config.benchmark.names:  # asks none, whatever else is set: the same run as before there were any
+        values = {key: value for key, value in values.items() if not key.startswith("benchmark.")}
     if values.get("init_from"):  # the same checkpoint if the outputs were moved as a whole
         values["init_from"] = os.path.relpath(values["init_from"], config.output_dir)
     return values

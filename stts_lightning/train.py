@@ -12,6 +12,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 
+from stts_lightning.benchmark.evaluate import cells, evaluate_benchmarks, look_up, stderrs
 from stts_lightning.config import Config
 from stts_lightning.data.datamodule import VideoQuestionData
 from stts_lightning.lit.callbacks import (
@@ -39,6 +40,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     run = RunDir(Path(run_dir))
     run.path.mkdir(parents=True, exist_ok=True)
     write_progress(run.path, "starting")
+    look_up(config)  # benchmarks that are not there are better missed now than after the training
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.num_threads)
 
@@ -83,6 +85,8 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
 
     result = _result(config, run, module, trainer, throughput, train_seconds, eval_seconds)
     if trainer.is_global_zero:
+        asked = evaluate_benchmarks(config, module.model, backbone.tokenizer, run.benchmarks)
+        result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
         _leave(run, result, module, backbone, decisions)
         write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
         if run_id is not None:

@@ -68,6 +68,8 @@ def test_paper_recipe_is_the_big_backbones(tmp_path: Path) -> None:
         ("video.resize=decorder", "'decorder'.*Did you mean 'decoder'"),
         ("nonsense", "not key=value"),
         ("tracking.uri=file:./mlruns", "file store"),
+        ("benchmark.names=[nextqa]", "'nextqa'.*Did you mean 'next_qa'"),
+        ("benchmark.control=blind", "'blind'"),
         ("backbone.image_size=50", "image_size=50.*patch_size=4"),
     ],
 )

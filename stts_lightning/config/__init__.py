@@ -9,11 +9,13 @@ from stts_lightning.config.load import (
     save_config,
     with_method,
 )
-from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR, REPOSITORY, method_names
+from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR, REPOSITORY, benchmark_names, method_names
 from stts_lightning.config.schema import (
+    BENCHMARK_CONTROLS,
     FIXED_PERCENT,
     AuxConfig,
     BackboneConfig,
+    BenchmarkConfig,
     Config,
     DataConfig,
     GeneratedConfig,
@@ -31,6 +33,7 @@ from stts_lightning.config.schema import (
 )
 
 __all__ = [
+    "BENCHMARK_CONTROLS",
     "CONF_DIR",
     "EXPERIMENTS_DIR",
     "FIXED_PERCENT",
@@ -38,6 +41,7 @@ __all__ = [
     "REPOSITORY",
     "AuxConfig",
     "BackboneConfig",
+    "BenchmarkConfig",
     "Config",
     "DataConfig",
     "GeneratedConfig",
@@ -52,6 +56,7 @@ __all__ = [
     "TrainerConfig",
     "VideoConfig",
     "as_dict",
+    "benchmark_names",
     "check_percent",
     "flatten",
     "load_config",

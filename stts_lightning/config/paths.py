@@ -9,6 +9,11 @@ CONF_DIR = REPOSITORY / "conf"
 EXPERIMENTS_DIR = REPOSITORY / "experiments"
 
 
+def benchmark_names() -> tuple[str, ...]:
+    """The benchmarks that conf/benchmark/ has a file of."""
+    return tuple(sorted(path.stem for path in (CONF_DIR / "benchmark").glob("*.yaml")))
+
+
 def method_names() -> tuple[str, ...]:
     """The methods that conf/method/ has a file of."""
     return tuple(sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml")))

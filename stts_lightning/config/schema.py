@@ -6,7 +6,7 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any
 
-from stts_lightning.config.paths import method_names
+from stts_lightning.config.paths import benchmark_names, method_names
 
 FIXED_PERCENT = {"none": 0.0, "text_only": 100.0}  # the two ends, whatever the percentage beside them
 PRESETS = ("paper", "released")
@@ -14,6 +14,7 @@ LAYOUTS = ("flat", "packed")
 POSITIONS = ("renumbered", "original")
 ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
 DECOYS = ("flash", "move")
+BENCHMARK_CONTROLS = ("none", "no_vision", "random_choice")
 CHECKPOINTING = ("none", "vision", "language", "all")
 
 
@@ -315,6 +316,25 @@ class SweepConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """Public benchmarks that a model answers after its evaluation; none by default."""
+
+    names: list[str] = field(default_factory=list)  # files of conf/benchmark/
+    root: str = "benchmarks"  # a folder with one folder a benchmark, each as its source publishes it
+    control: str = "none"  # no_vision: the questions without anything to look at; random_choice: no model
+    limit: int | None = None  # the first so many questions of each
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        for name in self.names:
+            _one_of("benchmark.names", name, benchmark_names())
+        _one_of("benchmark.control", self.control, BENCHMARK_CONTROLS)
+        _positive("benchmark.batch_size", self.batch_size)
+        if self.limit is not None:
+            _positive("benchmark.limit", self.limit)
+
+
+@dataclass
 class TrackingConfig:
     enabled: bool = True
     uri: str = "sqlite:///outputs/mlflow.db"
@@ -344,4 +364,5 @@ class Config:
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     pretrain: PretrainConfig = field(default_factory=PretrainConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
+    benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

@@ -14,8 +14,8 @@ class Accuracy(NamedTuple):
     stderr: float | None
 
 
-def clustered_accuracy(correct: Sequence[bool], videos: Sequence[str]) -> Accuracy:
-    """Mean with a cluster-robust standard error, videos as clusters.
+def clustered_accuracy(correct: Sequence[float], videos: Sequence[str]) -> Accuracy:
+    """Mean of hits (or of shares of 1) with a cluster-robust standard error, videos as clusters.
 
     Questions on one video are not independent: the residuals are summed by video before they are squared,
     with the usual G / (G - 1) correction for G videos.

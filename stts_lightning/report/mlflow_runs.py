@@ -121,6 +121,8 @@ def finish_run(run_id: str, result: Result | None, run_dir: str | Path, status: 
 
             contact_sheet({result.method: folder.decisions}, folder.contact_sheet)
     log_files(client, run_id, (folder.config, folder.result, folder.predictions, folder.contact_sheet, folder.log))
+    for predictions in sorted(folder.benchmarks.glob("*/predictions.jsonl")):
+        client.log_artifact(run_id, str(predictions), f"benchmarks/{predictions.parent.name}")
     client.set_terminated(run_id, status)
 
 
@@ -136,6 +138,8 @@ def result_metrics(result: Result) -> dict[str, float]:
         "train/peak_memory_gib": result.peak_memory_gib,
         "train/seconds": result.train_seconds,
         **{f"eval/accuracy/{category}": value for category, value in result.by_category.items()},
+        **{f"eval/benchmark/{name}": value for name, value in result.benchmarks.items()},
+        **{f"eval/benchmark_stderr/{name}": value for name, value in result.benchmarks_stderr.items()},
     }
     return {key: value for key, value in values.items() if value is not None}
 

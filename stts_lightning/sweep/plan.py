@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stts_lightning.config import AuxConfig, Config, PruneConfig, flatten, with_method
+from stts_lightning.config import AuxConfig, BenchmarkConfig, Config, PruneConfig, flatten, with_method
 from stts_lightning.runs import RunDir, config_hash, digest, hashed
 
 
@@ -71,6 +71,7 @@ def pretrain_config(config: Config) -> Config:
         optim=optim,
         data=replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers),
         trainer=replace(config.trainer, num_threads=pretrain.num_threads),
+        benchmark=BenchmarkConfig(),
         pretrain=replace(pretrain, enabled=False),  # it is what the others start from
     )
 

@@ -1,0 +1,168 @@
+"""Molmo2 answers: prompt and frames built as in training, and generated greedily."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from stts_lightning.benchmark.declare import Benchmark
+from stts_lightning.benchmark.items import Item
+from stts_lightning.benchmark.subtitles import subtitle_text
+from stts_lightning.config import Config
+from stts_lightning.data.encode import Encoder
+from stts_lightning.data.generate import write_h264
+from stts_lightning.data.prompts import BOS, user_turn
+from stts_lightning.video.clip import Clip
+from stts_lightning.video.patches import frames_to_patches, window_table
+from stts_lightning.video.reader import ClipReader
+
+PICTURES = (".jpg", ".jpeg", ".png")
+ImageInputs = Callable[[Item], dict[str, Tensor]]
+
+
+class Asked(NamedTuple):
+    """A prompt and the clip that it shows, if any."""
+
+    ids: list[int]
+    clip: Clip | None
+
+
+class Molmo2Answerer:
+    """Answers questions about videos with a pruned (or stock) Molmo2.
+
+    ``image_inputs`` makes the model's inputs (one row of ``input_ids``, pixels and what goes with them) of a question
+    about pictures, whose prompt is ``item.prompt``; without it such questions are refused.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerBase,
+        config: Config,
+        benchmark: Benchmark,
+        image_inputs: ImageInputs | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.config = config
+        self.benchmark = benchmark
+        self.image_inputs = image_inputs
+        backbone = config.backbone
+        self.side = backbone.image_size // backbone.patch_size
+        self.encoder = Encoder(tokenizer, -(-self.side // backbone.window), config.data.max_text_tokens)
+        self.reader = ClipReader(timeout_s=config.video.decode_timeout_s)
+
+    def __call__(self, item: Item) -> str:
+        return self.many([item])[0]
+
+    def many(self, items: Sequence[Item]) -> list[str]:
+        size = self.config.benchmark.batch_size
+        answers: list[str] = []
+        for start in range(0, len(items), size):
+            answers += self._batch(items[start : start + size])
+        return answers
+
+    def close(self) -> None:
+        """End the process that decodes; the next question starts a new one."""
+        self.reader.close()
+
+    def _batch(self, items: Sequence[Item]) -> list[str]:
+        if any(item.images for item in items):
+            return [self._about_pictures(item) for item in items]
+        return self._generate(self.inputs([self.ask(item) for item in items]))
+
+    def _about_pictures(self, item: Item) -> str:
+        if self.image_inputs is None:
+            raise ValueError(f"benchmark {self.benchmark.name} shows pictures, and no image_inputs were given.")
+        return self._generate(self.image_inputs(item))[0]
+
+    def ask(self, item: Item) -> Asked:
+        """Decode and build one prompt: BOS, timed frames, subtitles near them, the question."""
+        if item.video is None:
+            return Asked(self._ids(BOS) + self._ids(user_turn(item.prompt)), None)
+        clip = self._read(item)
+        text = subtitle_text(item.subtitles, clip.times) + user_turn(item.prompt)
+        return Asked(self.encoder.prefix(clip.times) + self._ids(text), clip)
+
+    def _read(self, item: Item) -> Clip:
+        assert item.video is not None
+        video, backbone = self.config.video, self.config.backbone
+        return self.reader.read(
+            playable(item.video, self.benchmark.media.frames_fps),
+            size=backbone.image_size,
+            max_frames=video.max_frames,
+            max_fps=video.fps,
+            start=item.start,
+            end=item.end,
+            decoder=item.decoder if item.decoder != "auto" else video.decoder,
+            resize=video.resize,
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False).input_ids
+
+    def inputs(self, asked: Sequence[Asked]) -> dict[str, Any]:
+        """One batch, padded on the left; all rows show a video or none does."""
+        longest, pad = max(len(a.ids) for a in asked), self.tokenizer.pad_token_id or 0
+        input_ids = torch.tensor([[pad] * (longest - len(a.ids)) + a.ids for a in asked])
+        mask = torch.tensor([[0] * (longest - len(a.ids)) + [1] * len(a.ids) for a in asked])
+        vision = torch.isin(input_ids, self.encoder.vision_ids).long()
+        inputs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": mask, "mm_token_type_ids": vision}
+        frames = [torch.from_numpy(a.clip.frames) for a in asked if a.clip is not None]
+        if frames:
+            backbone, rows = self.config.backbone, self.encoder.window_rows
+            inputs["pixel_values_videos"] = frames_to_patches(torch.cat(frames), backbone.patch_size)
+            inputs["video_token_pooling"] = window_table(sum(map(len, frames)), self.side, self.side, backbone.window)
+            inputs["video_grids"] = torch.tensor([[len(clip), rows, rows] for clip in frames])
+        return inputs
+
+    @torch.no_grad()
+    def _generate(self, inputs: dict[str, Any]) -> list[str]:
+        device = self.model.device
+        moved = {name: value.to(device) for name, value in inputs.items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.trainer.precision == "bf16-mixed"):
+            out = self.model.generate(**moved, max_new_tokens=self.benchmark.max_new_tokens, do_sample=False)
+        answers = out[:, inputs["input_ids"].shape[1] :]
+        return [text.strip() for text in self.tokenizer.batch_decode(answers, skip_special_tokens=True)]
+
+
+def molmo2_answerer(
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase,
+    config: Config,
+    benchmark: Benchmark,
+    image_inputs: ImageInputs | None = None,
+) -> Molmo2Answerer:
+    """An answerer for `run_benchmark` from a model that `load_backbone` or `load_pruned` gave."""
+    return Molmo2Answerer(model, tokenizer, config, benchmark, image_inputs)
+
+
+def playable(video: Path, frames_fps: float | None) -> Path:
+    """The video itself, or an mp4 made once of a folder of pictures, beside that folder (MVBench, TVQA's frames)."""
+    if not video.is_dir():
+        return video
+    if frames_fps is None:
+        raise ValueError(f"{video} is a folder; media.frames_fps says at how many frames a second its pictures play.")
+    made = video.with_name(f"{video.name}.made_of_pictures.mp4")
+    if not made.is_file():
+        pictures = sorted(path for path in video.iterdir() if path.suffix.lower() in PICTURES)
+        if not pictures:
+            raise ValueError(f"{video} holds no pictures.")
+        aside = made.with_name(f"{made.stem}.part.mp4")
+        write_h264(aside, map(_even_picture, pictures), round(frames_fps))
+        aside.replace(made)
+    return made
+
+
+def _even_picture(path: Path) -> np.ndarray:
+    """Pixels of a picture, cut to even sides, as H.264 wants them."""
+    from PIL import Image
+
+    pixels = np.asarray(Image.open(path).convert("RGB"))
+    return pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]

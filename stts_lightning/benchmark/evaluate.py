@@ -1,0 +1,131 @@
+"""The benchmarks of a configuration, asked of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from stts_lightning.benchmark.answer import ImageInputs, molmo2_answerer
+from stts_lightning.benchmark.averages import image_averages, video_averages
+from stts_lightning.benchmark.declare import Benchmark, load_benchmark
+from stts_lightning.benchmark.items import Item
+from stts_lightning.benchmark.load import Loaded, load_items
+from stts_lightning.benchmark.run import describe, run_benchmark, save_result
+from stts_lightning.benchmark.score import BenchmarkResult
+from stts_lightning.config import Config
+
+Results = dict[str, BenchmarkResult]
+
+
+def evaluate_benchmarks(
+    config: Config,
+    model: Any,
+    tokenizer: PreTrainedTokenizerBase | None,
+    folder: Path,
+    image_inputs: ImageInputs | None = None,
+) -> Results:
+    """Ask the model every benchmark of ``config.benchmark.names`` and print what it comes to.
+
+    Predictions and numbers of each go to ``folder/<name>/``, or ``folder/<name>.<control>/``. All sources are looked
+    up before the first question is asked. ``model`` and ``tokenizer`` may be None for the control random_choice.
+    """
+    settings = config.benchmark
+    results: Results = {}
+    for benchmark, (items, dropped) in look_up(config, image_inputs is not None):
+        answerer = None
+        if settings.control != "random_choice":
+            assert tokenizer is not None
+            answerer = molmo2_answerer(_ready(model, config), tokenizer, config, benchmark, image_inputs)
+        result = run_benchmark(
+            benchmark, items, answerer or _nobody, control=settings.control, seed=config.seed, dropped=dropped
+        )
+        if answerer is not None:
+            answerer.close()
+        save_result(result, folder / _folder_name(benchmark, settings.control))
+        print(describe(result))
+        results[benchmark.name] = result
+    for line in _averages(cells(results)):
+        print(line)
+    return results
+
+
+def look_up(config: Config, sees_pictures: bool = False) -> list[tuple[Benchmark, Loaded]]:
+    """Every benchmark that is asked for, with its questions. A training calls this before it starts, so that what is
+    missing is not found out at its end.
+
+    Raises:
+        ValueError: a benchmark of pictures without ``sees_pictures``, and what `load_benchmark` and `load_items` raise.
+    """
+    settings = config.benchmark
+    seeing = settings.control == "none"
+    asked = [load_benchmark(name) for name in settings.names]
+    blind = [b.name for b in asked if seeing and not b.has_video and not sees_pictures]
+    if blind:
+        raise ValueError(
+            f"benchmark.names: {', '.join(blind)} show pictures, which this command does not hand to the model. Leave "
+            "them out, or call evaluate_benchmarks with image_inputs."
+        )
+    return [(b, load_items(b, settings.root, limit=settings.limit, need_media=seeing)) for b in asked]
+
+
+def cells(results: Mapping[str, BenchmarkResult]) -> dict[str, float]:
+    """Accuracy (0-1) by benchmark."""
+    return {name: result.accuracy for name, result in results.items()}
+
+
+def stderrs(results: Mapping[str, BenchmarkResult]) -> dict[str, float]:
+    """Standard error by benchmark; one with a single video has none."""
+    return {name: result.stderr for name, result in results.items() if result.stderr is not None}
+
+
+def benchmark_model(config: Config, model: Path | None, percent: float | None, out: Path | None) -> Results:
+    """Ask a model folder that a run left.
+
+    Raises:
+        ValueError: no model for anything but random_choice, or what `load_pruned` and `load_items` raise.
+    """
+    torch.set_num_threads(config.trainer.num_threads)
+    control = config.benchmark.control
+    if model is None:
+        if control != "random_choice":
+            raise ValueError(f"--model names the model to ask; benchmark.control={control} needs one.")
+        return evaluate_benchmarks(config, None, None, out or Path(config.output_dir) / "benchmarks")
+    from stts_lightning.molmo2.checkpoint import load_pruned
+
+    pruned = load_pruned(model, dtype=getattr(torch, config.backbone.dtype), attention=config.backbone.attention)
+    if percent is not None:
+        pruned.handle.percent = percent
+    return evaluate_benchmarks(config, pruned.model, pruned.tokenizer, out or model.parent / "benchmarks")
+
+
+def _ready(model: Any, config: Config) -> Any:
+    """The model in evaluation mode where it can be fast: after a fit Lightning leaves it on the CPU."""
+    on_gpu = torch.cuda.is_available() and config.trainer.accelerator != "cpu"
+    return model.to("cuda" if on_gpu else "cpu").eval()
+
+
+def _nobody(item: Item) -> str:
+    raise AssertionError("the control random_choice asks nobody")
+
+
+def _folder_name(benchmark: Benchmark, control: str) -> str:
+    return benchmark.name if control == "none" else f"{benchmark.name}.{control}"
+
+
+def _averages(values: Mapping[str, float]) -> list[str]:
+    lines = []
+    for kind, parts, average in (
+        ("video", ("short", "long"), video_averages(values)),
+        ("image", ("one image", "several"), image_averages(values)),
+    ):
+        if average.first is None and average.second is None:
+            continue
+        shown = [f"{name} {value:.3f}" for name, value in zip(parts, average[:2], strict=True) if value is not None]
+        shown += [f"average {average.average:.3f}"] if average.average is not None else []
+        without = f" (without {', '.join(average.missing)})" if average.missing else ""
+        lines.append(f"{kind} benchmarks: {', '.join(shown)}{without}")
+    return lines
