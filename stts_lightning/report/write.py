@@ -8,19 +8,35 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stts_lightning.report.figures import accuracy_figure, contact_sheet
-from stts_lightning.report.tables import QUICK_WARNING, Row, average, csv_text, markdown, method_rank, row, sort_rows
+from stts_lightning.report.tables import (
+    QUICK_WARNING,
+    Row,
+    average,
+    csv_text,
+    markdown,
+    method_rank,
+    row,
+    series_names,
+    sort_rows,
+)
 from stts_lightning.runs import Result, RunDir
 
 SHEET_PERCENT = 50.0  # of the contact sheet, or the nearest that there is
 
 
 def write_report(
-    folder: Path, results: Mapping[str, Result], failed: Mapping[str, str], *, quick: bool = False
+    folder: Path,
+    results: Mapping[str, Result],
+    failed: Mapping[str, str],
+    *,
+    quick: bool = False,
+    out: Path | None = None,
 ) -> list[Path]:
     """Write a sweep's tables and figures.
 
     Args:
         folder: the sweep's; a run's folder is ``folder / name``.
+        out: where the files go, if not into ``folder``.
         results: of the finished runs, by name.
         failed: the last line of the log of each run that failed, by name.
 
@@ -28,9 +44,11 @@ def write_report(
         the files written.
     """
     rows = sort_rows(row(result) for result in results.values())
-    files = [folder / name for name in ("results.csv", "results.md", "accuracy.png", "contact_sheet.png")]
+    out = out or folder
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / name for name in ("results.csv", "results.md", "accuracy.png", "contact_sheet.png")]
     _write(files[0], csv_text(rows))
-    _write(files[1], _markdown_page(folder.name, rows, results, failed, quick))
+    _write(files[1], _markdown_page(out.name, rows, results, failed, quick))
     if not rows:
         return files[:2]
     text_only = [r.accuracy for r in rows if r.prune_percent == 100]
@@ -48,10 +66,10 @@ def write_report(
     return files
 
 
-def point_latest(folder: Path) -> None:
-    """Make ``latest`` beside the sweep's folder lead to it."""
-    link = folder.parent / "latest"
-    aside = folder.parent / f".latest-{os.getpid()}"
+def point_latest(folder: Path, name: str = "latest") -> None:
+    """Make ``name`` beside the folder of a report lead to it."""
+    link = folder.parent / name
+    aside = folder.parent / f".{name}-{os.getpid()}"
     aside.unlink(missing_ok=True)
     aside.symlink_to(folder.name, target_is_directory=True)
     os.replace(aside, link)
@@ -94,10 +112,12 @@ def _chance(folder: Path, results: Mapping[str, Result]) -> float | None:
 def _sheet_runs(folder: Path, results: Mapping[str, Result]) -> dict[str, Path]:
     """decisions.npz by method, at the percentage that most methods have, the nearest to one half."""
     found: dict[float, dict[str, Path]] = {}
+    names = series_names(row(result) for result in results.values())
     for name, result in sorted(results.items(), key=lambda item: (method_rank(item[1].method), item[1].seed)):
         path = RunDir(folder / name).decisions
-        if result.method != "none" and result.prune_percent < 100 and path.is_file():
-            found.setdefault(result.prune_percent, {}).setdefault(result.method, path)
+        shown = result.method != "none" and result.prune_percent < 100 and not result.test_time_scaling
+        if shown and path.is_file():
+            found.setdefault(result.prune_percent, {}).setdefault(names[row(result).series], path)
     if not found:
         return {}
     best = max(found, key=lambda percent: (len(found[percent]), -abs(percent - SHEET_PERCENT)))
