@@ -59,9 +59,8 @@ def run_config(config: Config, run: Run, folder: Path) -> Config:
     config = with_method(config, run.method)
     layer = config.prune.layer if run.layer is None else run.layer
     prune = replace(config.prune, method=run.method, percent=run.percent, seed=run.seed, layer=layer)
-    config = replace(config, seed=run.seed, prune=prune, variant=run.variant)
-    if run.source is not None:
-        config = replace(config, init_from=str(RunDir(folder / run.source.name).model))
+    start = config.init_from if run.source is None else str(RunDir(folder / run.source.name).model)
+    config = replace(config, seed=run.seed, prune=prune, variant=run.variant, init_from=start)
     if run.variant == "test_time_scaling":
         frames = scaled_frames(config.video.max_frames, run.percent)
         config = replace(config, video=replace(config.video, max_frames=frames))
