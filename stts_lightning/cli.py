@@ -59,6 +59,9 @@ def _parser() -> argparse.ArgumentParser:
     experiment = command("experiment", _experiment, "Run one of the paper's experiments, by its name in experiments/.")
     experiment.add_argument("name", help="a file of experiments/, without .yaml")
     experiment.add_argument("overrides", nargs="*", help="group=name or section.key=value")
+    compare = command("compare", _compare, "The paired difference of two runs that answered the same questions.")
+    compare.add_argument("one", type=Path, help="a run's folder")
+    compare.add_argument("other", type=Path, help="the folder of the run that is subtracted")
     bench = command("bench", _bench, "Measure speed and memory on this machine; writes bench.json, .md and .png.")
     bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of the results")
     bench.add_argument("--rounds", type=int, default=5, help="repeats of everything, side by side")
@@ -130,6 +133,13 @@ def _experiment(arguments: argparse.Namespace) -> int:
     from stts_lightning.experiment import run_experiment
 
     return run_experiment(config)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from stts_lightning.report.paired import compare
+
+    print(compare(arguments.one, arguments.other))
+    return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:

@@ -272,6 +272,7 @@ class ExperimentConfig:
     kind: str = "sweep"  # bench: speed alone; images: a sweep, then image questions; pruned: a sweep, then its pictures
     tables: list[str] = field(default_factory=list)  # of a bench
     rounds: int = 5  # of a bench
+    shapes: list[list[int]] = field(default_factory=list)  # of a bench: (videos, frames) each; none: its own
     clips: int = 4  # of the evaluation data, that `pruned` shows
     video: str | None = None  # a file that `pruned` shows beside them
 

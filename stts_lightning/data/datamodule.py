@@ -57,6 +57,10 @@ class VideoQuestionData(pl.LightningDataModule):
         self.num_questions = records.num_questions
         self.count_problems(records.problems)
 
+    @property
+    def eval_clips(self) -> list[ClipRecord]:
+        return self._eval_clips
+
     def count_problems(self, problems: list[Problem]) -> None:
         """Add problems that are new, and stop where they pass the budget.
 

@@ -14,7 +14,7 @@ class Accuracy(NamedTuple):
     stderr: float | None
 
 
-def clustered_accuracy(correct: Sequence[bool], videos: Sequence[str]) -> Accuracy:
+def clustered_accuracy(correct: Sequence[float], videos: Sequence[str]) -> Accuracy:
     """Mean with a cluster-robust standard error, videos as clusters.
 
     Questions on one video are not independent: the residuals are summed by video before they are squared,

@@ -1,4 +1,4 @@
-"""The files that a sweep leaves: results.csv, results.md, accuracy.png, contact_sheet.png."""
+"""What a sweep leaves: results.csv, results.md, accuracy.png, contact_sheet.png; of several seeds paired.csv."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stts_lightning.report.figures import accuracy_figure, contact_sheet
+from stts_lightning.report.paired import Pair, paired_markdown, sweep_pairs, write_paired
 from stts_lightning.report.tables import (
     QUICK_WARNING,
     Row,
@@ -44,25 +45,30 @@ def write_report(
         the files written.
     """
     rows = sort_rows(row(result) for result in results.values())
+    pairs = sweep_pairs(folder, results) if len({r.seed for r in rows}) > 1 else []
     out = out or folder
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / name for name in ("results.csv", "results.md", "accuracy.png", "contact_sheet.png")]
+    files = [out / "results.csv", out / "results.md"]
     _write(files[0], csv_text(rows))
-    _write(files[1], _markdown_page(out.name, rows, results, failed, quick))
+    _write(files[1], _markdown_page(out.name, rows, pairs, results, failed, quick))
     if not rows:
-        return files[:2]
+        return files
+    if pairs:
+        files.append(out / "paired.csv")
+        write_paired(pairs, files[-1])
     text_only = [r.accuracy for r in rows if r.prune_percent == 100]
+    files.append(out / "accuracy.png")
     accuracy_figure(
         rows,
-        files[2],
+        files[-1],
         chance=_chance(folder, results),
         text_only=sum(text_only) / len(text_only) if text_only else None,
         note=QUICK_WARNING if quick else "",
     )
     decisions = _sheet_runs(folder, results)
-    if not decisions:
-        return files[:3]
-    contact_sheet(decisions, files[3])
+    if decisions:
+        files.append(out / "contact_sheet.png")
+        contact_sheet(decisions, files[-1])
     return files
 
 
@@ -76,7 +82,12 @@ def point_latest(folder: Path, name: str = "latest") -> None:
 
 
 def _markdown_page(
-    name: str, rows: Sequence[Row], results: Mapping[str, Result], failed: Mapping[str, str], quick: bool
+    name: str,
+    rows: Sequence[Row],
+    pairs: Sequence[Pair],
+    results: Mapping[str, Result],
+    failed: Mapping[str, str],
+    quick: bool,
 ) -> str:
     parts = [f"# Sweep {name}"]
     if quick:
@@ -84,6 +95,11 @@ def _markdown_page(
     parts.append(markdown(rows) if rows else "No run has finished.")
     if len({r.seed for r in rows}) > 1:
         parts.append("## Averaged over the seeds\n\n" + markdown(average(rows)))
+    if pairs:
+        parts.append(
+            "## Paired differences\n\nOf accuracy, by question and averaged over the seeds; the intervals are clustered by "
+            "video and do not cover other seeds.\n\n" + paired_markdown(pairs)
+        )
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"- `{run}`: `{line}`" for run, line in failed.items()))
     if rows:
