@@ -97,7 +97,7 @@ def _markdown_page(
         parts.append("## Averaged over the seeds\n\n" + markdown(average(rows)))
     if pairs:
         parts.append(
-            "## Paired differences\n\nOf accuracy, by question and averaged over the seeds; the intervals are clustered by "
+            "## Paired differences\n\nOf accuracy, by question, averaged over the seeds. The intervals are clustered by "
             "video and do not cover other seeds.\n\n" + paired_markdown(pairs)
         )
     if failed:
