@@ -27,7 +27,7 @@ def measure(config: Config) -> int:
     results = bench(folder, rounds=experiment.rounds, only=experiment.tables, shapes=shapes)
     if config.tracking.enabled:
         RunDir(folder).mlflow_run_id.unlink(missing_ok=True)  # an earlier measurement stays as it is
-        tags = {mlflow_runs.KIND_TAG: "bench"}
+        tags = {mlflow_runs.KIND_TAG: "bench", mlflow_runs.QUICK_TAG: str(config.sweep.quick)}
         run_id = mlflow_runs.start_run(config, folder, name=experiment.name, tags=tags)
         client = mlflow_runs.tracking_client(config.tracking)
         mlflow_runs.log_files(client, run_id, (folder / name for name in ("bench.json", "bench.md", "bench.png")))

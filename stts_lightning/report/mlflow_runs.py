@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PARENT_TAG = "mlflow.parentRunId"
 KIND_TAG = "stts.kind"  # sweep, run, pretrain or bench: how a notebook finds the sweeps
 EXPERIMENT_TAG = "stts.experiment"  # the name of the file in experiments/
+QUICK_TAG = "stts.quick"  # True: its numbers mean nothing
 VARIANT_TAG = "stts.variant"  # trained, inference_only or test_time_scaling
 PARAMS_A_CALL = 100  # MLflow's limit
 METRICS_A_CALL = 1000  # MLflow's limit

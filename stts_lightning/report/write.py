@@ -97,8 +97,8 @@ def _markdown_page(
         parts.append("## Averaged over the seeds\n\n" + markdown(average(rows)))
     if pairs:
         parts.append(
-            "## Paired differences\n\nOf accuracy, by question, averaged over the seeds. The intervals are clustered by "
-            "video and do not cover other seeds.\n\n" + paired_markdown(pairs)
+            "## Paired differences\n\nOf accuracy, by question, averaged over the seeds. The intervals are clustered "
+            "by video and do not cover other seeds.\n\n" + paired_markdown(pairs)
         )
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"- `{run}`: `{line}`" for run, line in failed.items()))

@@ -34,7 +34,7 @@ class SweepTracking:
             "stts.methods": ", ".join(sweep.methods),
             "stts.percents": ", ".join(f"{percent:g}" for percent in sweep.percents),
             "stts.seeds": ", ".join(map(str, sweep.seeds)),
-            "stts.quick": str(sweep.quick),
+            mlflow_runs.QUICK_TAG: str(sweep.quick),
         }
         self.parent = mlflow_runs.start_run(self.config, self.folder, name=self.folder.name, tags=tags)
 

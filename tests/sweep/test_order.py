@@ -124,6 +124,15 @@ def test_experiments_share_their_runs_and_each_has_its_own_table_and_entries(tmp
     assert all(len(ids) == 1 for ids in parents.values()) and parents["tome"] != parents["pruning_strength"]
 
 
+def test_several_seeds_leave_paired_differences(tmp_path: Path) -> None:
+    config = a_config(tmp_path)
+    assert call(replace(config, sweep=SweepConfig([50.0], ["stts", "random"], seeds=[0, 1], jobs=3)))[0] == 0
+    folder = sweep_folder(config)
+    page, table = (folder / "results.md").read_text(), (folder / "paired.csv").read_text().splitlines()
+    assert "## Paired differences" in page and "| 50 | stts - random | +0.000 | +0.000 to +0.000 |" in page
+    assert [line.split(",")[:2] for line in table[1:]] == [["stts", "random"], ["stts", "none"], ["random", "none"]]
+
+
 def test_an_experiments_name_is_its_files() -> None:
     assert load_config(experiment="methods").experiment.name == "methods"
     assert load_config().experiment.name == ""
