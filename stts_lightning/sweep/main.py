@@ -170,7 +170,7 @@ class _Sweep:
         result = result_or_none(job.folder)
         if job.finished and result is not None:
             if not run.resumed:
-                self.clock.add(job.config, took, result.eval_seconds)
+                self.clock.add(job.config, took, max(took - result.train_seconds, 0.0))
             if job.kind == "run":
                 done = sum(other.finished for other in self.jobs)
                 self.shown.say(f"[{done}/{self.total}] {row_line(row(result))}  in {duration(took)}")
