@@ -14,7 +14,9 @@ from stts_lightning.config import EXPERIMENTS_DIR, Config, load_config, save_con
 from stts_lightning.experiment import run_experiment
 from stts_lightning.experiment.models import models_left
 from stts_lightning.experiment.pruned import kept_windows, show_pruned
-from stts_lightning.molmo2.checkpoint import load_pruned
+from stts_lightning.molmo2.checkpoint import Pruned, load_pruned
+from stts_lightning.molmo2.load import load_backbone
+from stts_lightning.molmo2.patch import apply_stts
 from stts_lightning.report.film import CAPTION, GAP, side_by_side
 from stts_lightning.report.mlflow_runs import EXPERIMENT_TAG, KIND_TAG, tracking_client
 from stts_lightning.runs import RunDir
@@ -66,10 +68,17 @@ def test_every_experiment_but_the_deeper_one_starts_from_the_same_checkpoint() -
     assert len(set(folders.values())) == 1 and deeper not in folders.values()
 
 
-def test_the_deeper_vit_has_a_block_to_prune_in_after_every_layer() -> None:
+def test_the_deeper_vit_prunes_after_every_layer_and_differently() -> None:
     config = load_config(experiment="layer_depth")
-    tiny = config.backbone.tiny
-    assert tiny.vit_layers == 6 and min(tiny.feature_layers) > max(config.sweep.layers)
+    noise = np.random.default_rng(0).integers(0, 256, (8, 48, 48, 3), np.uint8)
+    clip, kept = Clip(noise, np.arange(8) / 2, np.arange(8), 3.5, "", ""), []
+    for job in plan(config, Path("x")):
+        backbone = load_backbone(config.backbone)
+        model = Pruned(backbone.model, apply_stts(backbone.model, job.config.prune), backbone.tokenizer)
+        assert len(model.model.model.vision_tower.layers) == 6
+        kept.append(kept_windows(model, clip, config))
+    assert kept[0].all() and [keep.sum() for keep in kept[1:]] == [64] * 4
+    assert len({keep.tobytes() for keep in kept}) == 5  # each scorer reads other features
 
 
 def test_scaled_frames_are_more_than_the_unpruned_model_sees_of_the_same_clips() -> None:
