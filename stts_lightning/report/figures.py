@@ -32,9 +32,11 @@ PRUNED_SHADE = 0.80  # how much of a pruned window's light is taken away
 _SHADE_COLOUR = np.array([16.0, 16.0, 24.0])
 
 
-def style(method: str) -> tuple[str, str, str]:
-    """Colour, marker and label of a method, the same in every figure."""
-    return STYLE.get(method, (*_OTHER, method))
+def style(series: str) -> tuple[str, str, str]:
+    """Colour, marker and label of a method, the same in every figure; of a series (see `series_names`) its method's."""
+    method, _, rest = series.partition("-")
+    colour, marker, label = STYLE.get(method, (*_OTHER, method))
+    return colour, marker, label + (f", {rest.replace('-', ', ').replace('_', ' ')}" if rest else "")
 
 
 def accuracy_figure(
@@ -71,15 +73,15 @@ def accuracy_figure(
     for index, (name, line) in enumerate(
         sorted(lines.items(), key=lambda item: (method_rank(item[1][0].method), item[0]))
     ):
-        colour, marker, label = style(line[0].method)
+        colour, marker, label = style(name)
+        trained = line[0].variant == "trained"
         nudge = (index - (len(lines) - 1) / 2) * _spread(ticks)  # error bars beside, not upon, each other
         axes.errorbar(
             [(m.layer if by_layer else m.prune_percent) + nudge for m in line],
             [100 * m.accuracy for m in line],
             yerr=[100 * (m.accuracy_stderr or 0.0) for m in line],
             color=colour, marker=marker, capsize=3, linewidth=1.8, markersize=6, elinewidth=1.1,
-            label=label + name.removeprefix(line[0].method).replace("-", ", ").replace("_", " "),
-            linestyle="-" if line[0].variant == "trained" else "--",
+            label=label, linestyle="-" if trained else "--", markerfacecolor=colour if trained else "white",
         )  # fmt: skip
     for level, label, dashes in ((text_only, "text only", (0, (4, 2))), (chance, "chance", (0, (1, 2)))):
         if level is not None:
@@ -137,7 +139,7 @@ def contact_sheet(
     for method, (frames, _, keep) in clips.items():
         share = f"{100 * (1 - keep.mean()):.0f} % pruned"
         shaded = [_shade(frames[i], keep[i]) for i in columns]
-        lines.append((style(method)[2], share, style(method)[0], shaded))
+        lines.append((style(method)[2].replace(", ", ",\n"), share, style(method)[0], shaded))
     _save(_grid(lines, [f"{times[i]:.1f} s" for i in columns], f"{Path(name).name}: pruned windows are dark"), path)
 
 
