@@ -50,10 +50,13 @@ def starts(folder: Path) -> int:
 
 def test_what_is_evaluated_starts_when_its_model_is_there_and_is_in_the_table(tmp_path: Path) -> None:
     config = a_config(tmp_path)
-    status, said = call(config)  # three at a time: the stand-in fails without its model
+    status, said = call(config)  # three at a time: there is room for what has to wait
     folder = sweep_folder(config)
     assert status == 0 and {name: read_result(folder / name).variant for name in ALL} == ALL
     assert read_result(folder / "stts-k50-test_time_scaling-seed0").max_frames == 128
+    for source, name in (("none-seed0", "tome-k50-inference_only-seed0"), ("stts-k50-seed0", list(ALL)[-1])):
+        done, started = folder / source / "result.json", folder / name / "config.yaml"  # written before the process
+        assert started.stat().st_mtime_ns > done.stat().st_mtime_ns
     table = (folder / "results.csv").read_text()
     assert [line.split(",")[-2:] for line in table.splitlines()[1:]] == [
         ["trained", "64"], ["trained", "64"], ["test_time_scaling", "128"], ["inference_only", "64"]
