@@ -19,21 +19,29 @@ METHOD ?=
 MODEL ?=
 ROUNDS ?=
 ONLY ?=
+NAME ?=
+VIDEO ?=
+A ?=
+B ?=
 ARGS ?=
 
 COMMON := $(if $(BACKBONE),backbone=$(BACKBONE)) \
           $(if $(TRAINER),trainer=$(TRAINER)) \
           $(if $(DATA),data=files 'data.train=$(DATA)') \
           $(if $(EVAL_DATA),'data.eval=$(EVAL_DATA)')
-EXPERIMENT := $(if $(filter-out 0,$(QUICK)),quick,sweep)
+SWEEP := $(if $(PRUNE),'sweep.percents=[$(PRUNE)]') $(if $(METHODS),'sweep.methods=[$(METHODS)]') \
+         $(if $(SEEDS),'sweep.seeds=[$(SEEDS)]')
+SMALL := $(filter-out 0,$(QUICK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep train eval bench dashboard test test-slow lint clean
+.PHONY: help setup sweep experiment compare train eval bench dashboard test test-slow lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
 	@echo
 	@echo "  PRUNE=30,40,50  METHODS=stts,random,heuristic  SEEDS=0,1  DATA=path/to/qa.jsonl  EVAL_DATA=..."
+	@echo "  NAME=pruning_strength|methods|test_time_scaling|image_results|tome|train_throughput|"
+	@echo "       inference_throughput|degradation|layer_depth|what_is_pruned  VIDEO=clip.mp4"
 	@echo "  BACKBONE=tiny|molmo2_4b  TRAINER=auto|cpu  QUICK=1  ARGS='section.key=value ...'"
 
 setup: $(STAMP) ## make the virtual environment and install everything
@@ -45,9 +53,14 @@ $(STAMP): pyproject.toml
 	@touch $@
 
 sweep: setup ## train and compare methods: make sweep PRUNE=30,40,50
-	$(RUN) sweep --experiment $(EXPERIMENT) $(COMMON) \
-		$(if $(PRUNE),'sweep.percents=[$(PRUNE)]') $(if $(METHODS),'sweep.methods=[$(METHODS)]') \
-		$(if $(SEEDS),'sweep.seeds=[$(SEEDS)]') $(ARGS)
+	$(RUN) sweep --experiment $(if $(SMALL),quick,sweep) $(COMMON) $(SWEEP) $(ARGS)
+
+experiment: setup ## one of the paper's tables or figures: make experiment NAME=methods
+	$(RUN) experiment $(NAME) $(if $(SMALL),size=quick) $(COMMON) $(SWEEP) \
+		$(if $(VIDEO),'experiment.video=$(VIDEO)') $(ARGS)
+
+compare: setup ## the paired difference of two runs on the same questions: make compare A=run B=run
+	$(RUN) compare $(A) $(B)
 
 train: setup ## train one model: make train METHOD=stts PRUNE=50
 	$(RUN) train $(COMMON) $(if $(METHOD),method=$(METHOD)) $(if $(PRUNE),prune.percent=$(PRUNE)) $(ARGS)

@@ -1,4 +1,4 @@
-"""The command line: train, eval, benchmark, sweep, bench, generate, calibrate."""
+"""The command line: what the Makefile calls."""
 
 from __future__ import annotations
 
@@ -65,6 +65,12 @@ def _parser() -> argparse.ArgumentParser:
     configurable(benchmark)
     sweep = command("sweep", _sweep, "Train and compare methods at several pruning percentages.")
     configurable(sweep)
+    experiment = command("experiment", _experiment, "Run one of the paper's experiments, by its name in experiments/.")
+    experiment.add_argument("name", help="a file of experiments/, without .yaml")
+    experiment.add_argument("overrides", nargs="*", help="group=name or section.key=value")
+    compare = command("compare", _compare, "The paired difference of two runs that answered the same questions.")
+    compare.add_argument("one", type=Path, help="a run's folder")
+    compare.add_argument("other", type=Path, help="the folder of the run that is subtracted")
     bench = command("bench", _bench, "Measure speed and memory on this machine; writes bench.json, .md and .png.")
     bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of the results")
     bench.add_argument("--rounds", type=int, default=5, help="repeats of everything, side by side")
@@ -81,14 +87,15 @@ def _parser() -> argparse.ArgumentParser:
 
 def _train(arguments: argparse.Namespace) -> int:
     from stts_lightning.runs import RunDir, differences
-    from stts_lightning.sweep.plan import pretrain_job, run_name
+    from stts_lightning.sweep.plan import pretrain_job
+    from stts_lightning.sweep.run import Run
     from stts_lightning.train import describe, train
 
     given = bool(arguments.overrides or arguments.experiment or arguments.run_dir is None)
     config = load_config(arguments.overrides, arguments.experiment) if given else None
     if arguments.run_dir is None:
         assert config is not None
-        name = run_name(config.prune.method, config.prune.percent, config.seed)
+        name = Run(config.prune.method, config.prune.percent, config.seed, variant=config.variant).name
         arguments.run_dir = Path(config.output_dir) / "runs" / f"{config.backbone.name}-{config.data.name}-{name}"
     run = RunDir(arguments.run_dir)
     if run.config.is_file():
@@ -139,6 +146,20 @@ def _sweep(arguments: argparse.Namespace) -> int:
     from stts_lightning.sweep import run_sweep
 
     return run_sweep(config)
+
+
+def _experiment(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.overrides, arguments.name)
+    from stts_lightning.experiment import run_experiment
+
+    return run_experiment(config)
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from stts_lightning.report.paired import compare
+
+    print(compare(arguments.one, arguments.other))
+    return 0
 
 
 def _bench(arguments: argparse.Namespace) -> int:

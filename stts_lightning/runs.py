@@ -24,6 +24,7 @@ PHASES = ("starting", "pretraining", "training", "evaluating", "done")
 # the checkpoint that it made, in a folder that carries the hash of the pretraining's own configuration.
 _NOT_HASHED = (
     "output_dir",
+    "experiment.",
     "tracking.",
     "sweep.",
     "pretrain.",
@@ -84,6 +85,16 @@ class Result:
     benchmarks_stderr: dict[str, float] = field(default_factory=dict)  # clustered by video
     checkpoint: str | None = None
     git_commit: str | None = None
+    layer: int = 0  # prune.layer
+    max_frames: int = 64  # video.max_frames, at evaluation
+    trained: bool = True  # False: the unpruned model of the same seed, evaluated with this method
+    test_time_scaling: bool = False
+    benchmarks: dict[str, float] = field(default_factory=dict)  # accuracy by benchmark, 0-1
+    benchmarks_stderr: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def variant(self) -> str:
+        return "test_time_scaling" if self.test_time_scaling else "trained" if self.trained else "inference_only"
 
 
 @dataclass
@@ -149,7 +160,16 @@ def write_json(path: Path, body: Any) -> None:
 
 def config_hash(config: Config) -> str:
     """8 hex digits over every value that changes what the run computes."""
-    return digest(hashed(config))
+    return digest(own_values(config))
+
+
+def own_values(config: Config) -> dict[str, Any]:
+    """The hashed values that are not the defaults: a setting that is new moves no folder while nobody sets it.
+
+    A default that changes moves none either; `differences` with the saved configuration tells.
+    """
+    default = hashed(Config())
+    return {key: value for key, value in hashed(config).items() if key not in default or default[key] != value}
 
 
 def digest(values: Mapping[str, Any]) -> str:

@@ -1,4 +1,7 @@
-"""One run, read from top to bottom: seed, module, data, callbacks, logger, trainer, fit, evaluate, leave results."""
+"""One run, read from top to bottom: seed, module, data, callbacks, logger, trainer, fit, evaluate, leave results.
+
+A run whose variant is not `trained` leaves out the fit: it evaluates the model that ``init_from`` names.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from transformers import PreTrainedTokenizerBase
 
 from stts_lightning.benchmark.evaluate import cells, evaluate_benchmarks, look_up, stderrs
 from stts_lightning.config import Config
@@ -27,8 +31,9 @@ from stts_lightning.lit.callbacks import (
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
-from stts_lightning.molmo2.checkpoint import save_pruned
+from stts_lightning.molmo2.checkpoint import load_pruned, save_pruned
 from stts_lightning.molmo2.load import Backbone, load_backbone
+from stts_lightning.report.mlflow_runs import VARIANT_TAG
 from stts_lightning.runs import Result, RunDir, git_commit, write_progress, write_result
 
 
@@ -36,6 +41,9 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     """Train and evaluate one configuration; everything it leaves lies in ``run_dir``.
 
     An interrupted run is taken up from its last checkpoint by the same call.
+
+    Raises:
+        ValueError: an `inference_only` run of a method with weights that nobody has trained.
     """
     run = RunDir(Path(run_dir))
     run.path.mkdir(parents=True, exist_ok=True)
@@ -44,9 +52,8 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.num_threads)
 
-    backbone = load_backbone(config.backbone, config.init_from, config.trainer.accelerator)
-    module = STTSModule(config, backbone)
-    data = VideoQuestionData(config, backbone.tokenizer, module.warmup_steps)
+    module, tokenizer = _load(config)
+    data = VideoQuestionData(config, tokenizer, module.warmup_steps)
 
     phase = "pretraining" if config.optim.dense_weight > 0 else "training"
     throughput, decisions = Throughput(config.trainer.throughput_warmup), Decisions()
@@ -64,7 +71,13 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
 
     logger, run_id = False, None
     if config.tracking.enabled:
-        run_id = start_run(config, run.path, name=run.path.name, parent_run_id=parent_run_id, tags={"phase": phase})
+        run_id = start_run(
+            config,
+            run.path,
+            name=run.path.name,
+            parent_run_id=parent_run_id,
+            tags={"phase": phase, VARIANT_TAG: config.variant},
+        )
         logger = mlflow_logger(config, run_id)
     trainer = build_trainer(config, module, callbacks, logger)
 
@@ -72,7 +85,8 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     resume = last if last.is_file() else None
     started = time.perf_counter()
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        if config.variant == "trained":
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
         train_seconds = time.perf_counter() - started
         write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)
         started = time.perf_counter()
@@ -85,9 +99,9 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
 
     result = _result(config, run, module, trainer, throughput, train_seconds, eval_seconds)
     if trainer.is_global_zero:
-        asked = evaluate_benchmarks(config, module.model, backbone.tokenizer, run.benchmarks)
+        asked = evaluate_benchmarks(config, module.model, tokenizer, run.benchmarks)
         result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
-        _leave(run, result, module, backbone, decisions)
+        _leave(run, result, module, tokenizer, decisions)
         write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
         if run_id is not None:
             finish_run(run_id, result, run.path, status="FINISHED")
@@ -95,11 +109,30 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     return result
 
 
-def _leave(run: RunDir, result: Result, module: STTSModule, backbone: Backbone, decisions: Decisions) -> None:
+def _load(config: Config) -> tuple[STTSModule, PreTrainedTokenizerBase]:
+    """The module with its method upon the model to start from; scaled at test time, the pruned model as it was left."""
+    if config.variant == "test_time_scaling":
+        assert config.init_from is not None
+        dtype, attention = getattr(torch, config.backbone.dtype), config.backbone.attention
+        model, handle, tokenizer = load_pruned(config.init_from, dtype=dtype, attention=attention)
+        return STTSModule(config, Backbone(model, tokenizer), handle), tokenizer
+    backbone = load_backbone(config.backbone, config.init_from, config.trainer.accelerator)
+    module = STTSModule(config, backbone)
+    if config.variant == "inference_only" and any(True for _ in module.handle.scorer.parameters()):
+        raise ValueError(
+            f"variant=inference_only: prune.method={config.prune.method!r} has weights to learn; train it."
+        )
+    return module, backbone.tokenizer
+
+
+def _leave(
+    run: RunDir, result: Result, module: STTSModule, tokenizer: PreTrainedTokenizerBase, decisions: Decisions
+) -> None:
     lines = [json.dumps(prediction.row()) for prediction in module.predictions]
     run.predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
     decisions.save(run.decisions)
-    save_pruned(module.handle, backbone.tokenizer, run.model)
+    if module.config.variant == "trained":
+        save_pruned(module.handle, tokenizer, run.model)
     write_result(run.path, result)
 
 
@@ -124,13 +157,17 @@ def _result(
         kept_tokens=float(trainer.callback_metrics["prune/kept_tokens"]),
         samples_per_second=throughput.samples_per_second,
         tokens_per_second=throughput.tokens_per_second,
-        peak_memory_gib=peak_memory_gib(),
+        peak_memory_gib=peak_memory_gib() if config.variant == "trained" else None,  # it is training's
         train_seconds=train_seconds,
         eval_seconds=eval_seconds,
         num_questions=len(predictions),
         by_category=by_category(hits, [p.category for p in predictions]),
-        checkpoint=str(run.model),
+        checkpoint=str(run.model) if config.variant == "trained" else config.init_from,
         git_commit=git_commit(),
+        layer=config.prune.layer,
+        max_frames=config.video.max_frames,
+        trained=config.variant != "inference_only",
+        test_time_scaling=config.variant == "test_time_scaling",
     )
 
 

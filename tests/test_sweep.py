@@ -22,12 +22,16 @@ from stts_lightning.runs import RunDir, read_result
 from stts_lightning.sweep import pool as pool_module
 from stts_lightning.sweep import run_sweep
 from stts_lightning.sweep.estimate import Clock, clock_from
-from stts_lightning.sweep.plan import plan, pretrain_config, pretrain_job, run_config, sweep_folder
+from stts_lightning.sweep.plan import plan, pretrain_config, pretrain_job, sweep_folder
 from stts_lightning.sweep.pool import slots
 from stts_lightning.sweep.progress import Bars, Running
+from stts_lightning.sweep.run import Run, run_config
 
 FAKE_TRAIN = (sys.executable, str(REPOSITORY / "tests" / "report" / "fake_train.py"))
-COLUMNS = "method,prune_percent,seed,accuracy,accuracy_stderr,kept_tokens,samples_per_second,peak_memory_gib"
+COLUMNS = (
+    "method,prune_percent,seed,accuracy,accuracy_stderr,kept_tokens,samples_per_second,peak_memory_gib,"
+    "layer,variant,max_frames"
+)
 
 
 def a_config(out: Path, *, percents: list[float] | None = None, seeds: list[int] | None = None, **keys: Any) -> Config:
@@ -72,9 +76,7 @@ def test_writes_the_table_the_figures_and_the_link_to_the_newest(tmp_path: Path)
     newest = tmp_path / "sweeps" / "latest"
     lines = (newest / "results.csv").read_text().splitlines()
     assert status == 0
-    assert (
-        lines[0] == "method,prune_percent,seed,accuracy,accuracy_stderr,kept_tokens,samples_per_second,peak_memory_gib"
-    )
+    assert lines[0] == COLUMNS
     assert [line.split(",")[0] for line in lines[1:]] == ["none", "stts"]
     assert "| stts " in (newest / "results.md").read_text()
     for figure in ("accuracy.png", "contact_sheet.png"):
@@ -276,7 +278,7 @@ def test_a_terminal_gets_bars(tmp_path: Path) -> None:
 
 def test_estimates_from_the_pace_of_what_runs_and_from_earlier_runs(tmp_path: Path) -> None:
     config = a_config(tmp_path, optim=OptimConfig(steps=100, batch_size=2))
-    stts, random = (run_config(config, method, 50, 0) for method in ("stts", "random"))
+    stts, random = (run_config(config, Run(method, 50, 0), tmp_path) for method in ("stts", "random"))
     clock = Clock()
     assert clock.seconds_left([], [stts], slots=2) is None
     # half done after 20 s: the one that runs needs 20 s more, and the two that wait 40 s each, one beside it

@@ -18,7 +18,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR
 from stts_lightning.config.schema import Config
 
-GROUPS = {"backbone": "tiny", "data": "generated", "method": "stts", "trainer": "auto"}
+GROUPS = {"backbone": "tiny", "data": "generated", "method": "stts", "trainer": "auto", "size": "full"}
 
 
 def load_config(overrides: list[str] | None = None, experiment: str | None = None) -> Config:
@@ -42,7 +42,7 @@ def load_config(overrides: list[str] | None = None, experiment: str | None = Non
         for group, name in (body.pop("groups", None) or {}).items():
             _known_group(group, str(path))
             groups[group] = name
-        layers.append((str(path), body))
+        layers += [(str(path), body), (str(path), {"experiment": {"name": path.stem}})]
     dots = []
     for item in overrides:
         key, separator, value = item.partition("=")

@@ -16,6 +16,8 @@ ATTENTION = ("auto", "sdpa", "eager", "flex_attention")
 DECOYS = ("flash", "move")
 BENCHMARK_CONTROLS = ("none", "no_vision", "random_choice")
 CHECKPOINTING = ("none", "vision", "language", "all")
+VARIANTS = ("trained", "inference_only", "test_time_scaling")
+KINDS = ("sweep", "bench", "images", "pruned")
 
 
 def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -303,8 +305,11 @@ class PretrainConfig:
 @dataclass
 class SweepConfig:
     percents: list[float] = field(default_factory=lambda: [30.0, 40.0, 50.0])
-    methods: list[str] = field(default_factory=lambda: ["stts", "random", "heuristic"])
+    methods: list[str] = field(default_factory=lambda: ["stts", "random", "heuristic"])  # fine-tuned
+    inference_only: list[str] = field(default_factory=list)  # methods put on the unpruned model, without training
+    layers: list[int] = field(default_factory=list)  # l; none: prune.layer alone
     seeds: list[int] = field(default_factory=lambda: [0])
+    test_time_scaling: bool = False  # evaluate each pruned model on more frames too: as many tokens as unpruned
     jobs: int = 0  # runs at a time; 0: one a GPU, or on a CPU as many as cores / trainer.num_threads
     quick: bool = False
 
@@ -313,6 +318,27 @@ class SweepConfig:
             check_percent(percent)
         for method in self.methods:
             _one_of("sweep.methods", method, method_names())
+        for method in self.inference_only:
+            _one_of("sweep.inference_only", method, method_names())
+        if any(layer < 0 for layer in self.layers):
+            raise ValueError(f"sweep.layers={self.layers}: blocks are counted from 0.")
+
+
+@dataclass
+class ExperimentConfig:
+    """Which experiment of experiments/ this is, and what its line does."""
+
+    name: str = ""  # of the file; load_config sets it
+    kind: str = "sweep"  # bench: speed alone; images: a sweep, then image questions; pruned: a sweep, then its pictures
+    tables: list[str] = field(default_factory=list)  # of a bench
+    rounds: int = 5  # of a bench
+    shapes: list[list[int]] = field(default_factory=list)  # of a bench: (videos, frames) each; none: its own
+    clips: int = 4  # of the evaluation data, that `pruned` shows
+    video: str | None = None  # a file that `pruned` shows beside them
+
+    def __post_init__(self) -> None:
+        _one_of("experiment.kind", self.kind, KINDS)
+        _positive("experiment.rounds", self.rounds)
 
 
 @dataclass
@@ -354,6 +380,7 @@ class Config:
     seed: int = 0
     output_dir: str = "outputs"
     init_from: str | None = None  # a saved model folder to start from; null takes backbone.pretrained
+    variant: str = "trained"  # the other two evaluate the model of init_from as it is
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     video: VideoConfig = field(default_factory=VideoConfig)
@@ -366,3 +393,9 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     benchmark: BenchmarkConfig = field(default_factory=BenchmarkConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+
+    def __post_init__(self) -> None:
+        _one_of("variant", self.variant, VARIANTS)
+        if self.variant != "trained" and self.init_from is None:
+            raise ValueError(f"variant={self.variant!r} evaluates a model that is there: give its folder as init_from.")

@@ -15,7 +15,7 @@ from stts_lightning.data.dataset import ImageQuestions, VideoQuestions
 from stts_lightning.data.encode import Encoder
 from stts_lightning.data.generate import generated_set
 from stts_lightning.data.generate_images import generated_images
-from stts_lightning.data.records import ImageRecord, Problem, Records, read_records
+from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, read_records
 from stts_lightning.data.sampler import KindSampler, StepSampler
 from stts_lightning.data.split import hold_out_images, split_records
 from stts_lightning.video.patches import frames_to_patches
@@ -64,6 +64,11 @@ class VideoQuestionData(pl.LightningDataModule):
                 raise ValueError(f"data.image_share={data.image_share}, but {data.train} has no line with `images`.")
         self._train, self._eval = train, held
         self.count_problems(train.problems)
+
+    @property
+    def eval_clips(self) -> list[ClipRecord]:
+        assert self._eval is not None
+        return self._eval.clips
 
     def count_problems(self, problems: list[Problem]) -> None:
         """Add problems that are new, and stop where they pass the budget.

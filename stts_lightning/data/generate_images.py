@@ -15,6 +15,7 @@ import numpy as np
 
 from stts_lightning.config import GeneratedConfig, GeneratedImagesConfig
 from stts_lightning.data.generate import SPLIT_SEEDS, GeneratedSet
+from stts_lightning.data.paint import paint
 from stts_lightning.data.scene import (
     EVENT_COLOURS,
     GRID,
@@ -23,7 +24,6 @@ from stts_lightning.data.scene import (
     STATIC_COLOURS,
     Scene,
     Thing,
-    paint,
     quadrant_of,
 )
 

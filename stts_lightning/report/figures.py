@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from stts_lightning.report.tables import Row, average, method_rank
+from stts_lightning.config import FIXED_PERCENT
+from stts_lightning.report.tables import Mean, Row, average, method_rank, series_names
 
 # Okabe and Ito's palette, told apart by colour-blind readers; markers differ as well, for grey prints.
 STYLE = {
@@ -30,9 +32,11 @@ PRUNED_SHADE = 0.80  # how much of a pruned window's light is taken away
 _SHADE_COLOUR = np.array([16.0, 16.0, 24.0])
 
 
-def style(method: str) -> tuple[str, str, str]:
-    """Colour, marker and label of a method, the same in every figure."""
-    return STYLE.get(method, (*_OTHER, method))
+def style(series: str) -> tuple[str, str, str]:
+    """Colour, marker and label of a method, the same in every figure; of a series (see `series_names`) its method's."""
+    method, _, rest = series.partition("-")
+    colour, marker, label = STYLE.get(method, (*_OTHER, method))
+    return colour, marker, label + (f", {rest.replace('-', ', ').replace('_', ' ')}" if rest else "")
 
 
 def accuracy_figure(
@@ -43,7 +47,8 @@ def accuracy_figure(
     text_only: float | None = None,
     note: str = "",
 ) -> None:
-    """Accuracy against k, a line a method with standard errors, averaged over seeds.
+    """Accuracy against k, a line a method with standard errors, averaged over seeds; against l where runs of one k
+    were scored after several layers.
 
     Args:
         rows: the unpruned baseline (method `none`) becomes a horizontal line, with its error as a band.
@@ -53,25 +58,35 @@ def accuracy_figure(
     figure = Figure(figsize=(6.4, 4.2), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     means = average(rows)
-    percents = sorted({m.prune_percent for m in means if m.method != "none"}) or [0.0]
+    pruned = [m for m in means if m.method != "none"]
+    percents = sorted({m.prune_percent for m in pruned}) or [0.0]
+    layers = sorted({float(m.layer) for m in pruned if m.method not in FIXED_PERCENT})
+    by_layer = len(percents) == 1 < len(layers)
+    ticks = layers if by_layer else percents
     for m in means:
         if m.method == "none":
             _baseline(axes, m.accuracy, m.accuracy_stderr)
-    methods = sorted({m.method for m in means} - {"none"}, key=method_rank)
-    for index, method in enumerate(methods):
-        colour, marker, label = style(method)
-        line = [m for m in means if m.method == method]
-        nudge = (index - (len(methods) - 1) / 2) * _spread(percents)  # error bars beside, not upon, each other
+    lines: dict[str, list[Mean]] = {}
+    names = series_names(replace(m, layer=0) if by_layer else m for m in pruned)
+    for m in pruned:
+        lines.setdefault(names[m.series._replace(layer=0) if by_layer else m.series], []).append(m)
+    for index, (name, line) in enumerate(
+        sorted(lines.items(), key=lambda item: (method_rank(item[1][0].method), item[0]))
+    ):
+        colour, marker, label = style(name)
+        trained = line[0].variant == "trained"
+        nudge = (index - (len(lines) - 1) / 2) * _spread(ticks)  # error bars beside, not upon, each other
         axes.errorbar(
-            [m.prune_percent + nudge for m in line],
+            [(m.layer if by_layer else m.prune_percent) + nudge for m in line],
             [100 * m.accuracy for m in line],
             yerr=[100 * (m.accuracy_stderr or 0.0) for m in line],
-            color=colour, marker=marker, label=label, capsize=3, linewidth=1.8, markersize=6, elinewidth=1.1,
+            color=colour, marker=marker, capsize=3, linewidth=1.8, markersize=6, elinewidth=1.1,
+            label=label, linestyle="-" if trained else "--", markerfacecolor=colour if trained else "white",
         )  # fmt: skip
     for level, label, dashes in ((text_only, "text only", (0, (4, 2))), (chance, "chance", (0, (1, 2)))):
         if level is not None:
             axes.axhline(100 * level, color=_GREY, linestyle=dashes, linewidth=1.3, label=label)
-    _finish_axes(axes, percents, note)
+    _finish_axes(axes, ticks, "scored after ViT block l" if by_layer else "pruned windows, k (%)", note)
     _save(figure, path)
 
 
@@ -86,12 +101,12 @@ def _spread(percents: Sequence[float]) -> float:
     return 0.03 * min(gaps) if gaps else 0.4
 
 
-def _finish_axes(axes: Any, percents: Sequence[float], note: str) -> None:
-    margin = max(2.0, 0.08 * (percents[-1] - percents[0]))
-    axes.set_xlim(percents[0] - margin, percents[-1] + margin)
-    axes.set_xticks(percents)
+def _finish_axes(axes: Any, ticks: Sequence[float], label: str, note: str) -> None:
+    margin = 0.08 * (ticks[-1] - ticks[0]) or 2.0
+    axes.set_xlim(ticks[0] - margin, ticks[-1] + margin)
+    axes.set_xticks(ticks)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.set_xlabel("pruned windows, k (%)")
+    axes.set_xlabel(label)
     axes.set_ylabel("accuracy (%)")
     axes.grid(axis="y", color="#E3E3E3", linewidth=0.8)
     axes.set_axisbelow(True)
@@ -124,7 +139,7 @@ def contact_sheet(
     for method, (frames, _, keep) in clips.items():
         share = f"{100 * (1 - keep.mean()):.0f} % pruned"
         shaded = [_shade(frames[i], keep[i]) for i in columns]
-        lines.append((style(method)[2], share, style(method)[0], shaded))
+        lines.append((style(method)[2].replace(", ", ",\n"), share, style(method)[0], shaded))
     _save(_grid(lines, [f"{times[i]:.1f} s" for i in columns], f"{Path(name).name}: pruned windows are dark"), path)
 
 

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PARENT_TAG = "mlflow.parentRunId"
-KIND_TAG = "stts.kind"  # sweep, run or pretrain: how a notebook finds the sweeps
+KIND_TAG = "stts.kind"  # sweep, run, pretrain or bench: how a notebook finds the sweeps
+EXPERIMENT_TAG = "stts.experiment"  # the name of the file in experiments/
+QUICK_TAG = "stts.quick"  # True: its numbers mean nothing
+VARIANT_TAG = "stts.variant"  # trained, inference_only or test_time_scaling
 PARAMS_A_CALL = 100  # MLflow's limit
 METRICS_A_CALL = 1000  # MLflow's limit
 
@@ -77,7 +80,7 @@ def start_run(
     """
     client = tracking_client(config.tracking)
     all_tags = {f"env.{key}": value for key, value in environment().items()}
-    all_tags |= {"mlflow.source.git.commit": git_commit(), **(tags or {})}
+    all_tags |= {"mlflow.source.git.commit": git_commit(), EXPERIMENT_TAG: config.experiment.name, **(tags or {})}
     if parent_run_id is not None:
         all_tags[PARENT_TAG] = parent_run_id
     run_id = find_run(client, run_dir)

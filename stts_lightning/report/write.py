@@ -1,4 +1,4 @@
-"""The files that a sweep leaves: results.csv, results.md, accuracy.png, contact_sheet.png."""
+"""What a sweep leaves: results.csv, results.md, accuracy.png, contact_sheet.png; of several seeds paired.csv."""
 
 from __future__ import annotations
 
@@ -8,19 +8,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from stts_lightning.report.figures import accuracy_figure, contact_sheet
-from stts_lightning.report.tables import QUICK_WARNING, Row, average, csv_text, markdown, method_rank, row, sort_rows
+from stts_lightning.report.paired import Pair, paired_markdown, sweep_pairs, write_paired
+from stts_lightning.report.tables import (
+    QUICK_WARNING,
+    Row,
+    average,
+    csv_text,
+    markdown,
+    method_rank,
+    row,
+    series_names,
+    sort_rows,
+)
 from stts_lightning.runs import Result, RunDir
 
 SHEET_PERCENT = 50.0  # of the contact sheet, or the nearest that there is
 
 
 def write_report(
-    folder: Path, results: Mapping[str, Result], failed: Mapping[str, str], *, quick: bool = False
+    folder: Path,
+    results: Mapping[str, Result],
+    failed: Mapping[str, str],
+    *,
+    quick: bool = False,
+    out: Path | None = None,
 ) -> list[Path]:
     """Write a sweep's tables and figures.
 
     Args:
         folder: the sweep's; a run's folder is ``folder / name``.
+        out: where the files go, if not into ``folder``.
         results: of the finished runs, by name.
         failed: the last line of the log of each run that failed, by name.
 
@@ -28,37 +45,49 @@ def write_report(
         the files written.
     """
     rows = sort_rows(row(result) for result in results.values())
-    files = [folder / name for name in ("results.csv", "results.md", "accuracy.png", "contact_sheet.png")]
+    pairs = sweep_pairs(folder, results) if len({r.seed for r in rows}) > 1 else []
+    out = out or folder
+    out.mkdir(parents=True, exist_ok=True)
+    files = [out / "results.csv", out / "results.md"]
     _write(files[0], csv_text(rows))
-    _write(files[1], _markdown_page(folder.name, rows, results, failed, quick))
+    _write(files[1], _markdown_page(out.name, rows, pairs, results, failed, quick))
     if not rows:
-        return files[:2]
+        return files
+    if pairs:
+        files.append(out / "paired.csv")
+        write_paired(pairs, files[-1])
     text_only = [r.accuracy for r in rows if r.prune_percent == 100]
+    files.append(out / "accuracy.png")
     accuracy_figure(
         rows,
-        files[2],
+        files[-1],
         chance=_chance(folder, results),
         text_only=sum(text_only) / len(text_only) if text_only else None,
         note=QUICK_WARNING if quick else "",
     )
     decisions = _sheet_runs(folder, results)
-    if not decisions:
-        return files[:3]
-    contact_sheet(decisions, files[3])
+    if decisions:
+        files.append(out / "contact_sheet.png")
+        contact_sheet(decisions, files[-1])
     return files
 
 
-def point_latest(folder: Path) -> None:
-    """Make ``latest`` beside the sweep's folder lead to it."""
-    link = folder.parent / "latest"
-    aside = folder.parent / f".latest-{os.getpid()}"
+def point_latest(folder: Path, name: str = "latest") -> None:
+    """Make ``name`` beside the folder of a report lead to it."""
+    link = folder.parent / name
+    aside = folder.parent / f".{name}-{os.getpid()}"
     aside.unlink(missing_ok=True)
     aside.symlink_to(folder.name, target_is_directory=True)
     os.replace(aside, link)
 
 
 def _markdown_page(
-    name: str, rows: Sequence[Row], results: Mapping[str, Result], failed: Mapping[str, str], quick: bool
+    name: str,
+    rows: Sequence[Row],
+    pairs: Sequence[Pair],
+    results: Mapping[str, Result],
+    failed: Mapping[str, str],
+    quick: bool,
 ) -> str:
     parts = [f"# Sweep {name}"]
     if quick:
@@ -66,6 +95,11 @@ def _markdown_page(
     parts.append(markdown(rows) if rows else "No run has finished.")
     if len({r.seed for r in rows}) > 1:
         parts.append("## Averaged over the seeds\n\n" + markdown(average(rows)))
+    if pairs:
+        parts.append(
+            "## Paired differences\n\nOf accuracy, by question, averaged over the seeds. The intervals are clustered "
+            "by video and do not cover other seeds.\n\n" + paired_markdown(pairs)
+        )
     if failed:
         parts.append("## Failed\n\n" + "\n".join(f"- `{run}`: `{line}`" for run, line in failed.items()))
     if rows:
@@ -94,10 +128,12 @@ def _chance(folder: Path, results: Mapping[str, Result]) -> float | None:
 def _sheet_runs(folder: Path, results: Mapping[str, Result]) -> dict[str, Path]:
     """decisions.npz by method, at the percentage that most methods have, the nearest to one half."""
     found: dict[float, dict[str, Path]] = {}
+    names = series_names(row(result) for result in results.values())
     for name, result in sorted(results.items(), key=lambda item: (method_rank(item[1].method), item[1].seed)):
         path = RunDir(folder / name).decisions
-        if result.method != "none" and result.prune_percent < 100 and path.is_file():
-            found.setdefault(result.prune_percent, {}).setdefault(result.method, path)
+        shown = result.method != "none" and result.prune_percent < 100 and not result.test_time_scaling
+        if shown and path.is_file():
+            found.setdefault(result.prune_percent, {}).setdefault(names[row(result).series], path)
     if not found:
         return {}
     best = max(found, key=lambda percent: (len(found[percent]), -abs(percent - SHEET_PERCENT)))

@@ -19,15 +19,22 @@ from stts_lightning.sweep.progress import Running
 
 @dataclass
 class Clock:
-    """Seconds a training clip by method, evaluation and start-up spread over the clips."""
+    """Seconds a training clip by method, evaluation and start-up spread over the clips; and seconds an evaluation."""
 
     measured: dict[str, list[float]] = field(default_factory=dict)
+    evaluations: list[float] = field(default_factory=list)
 
-    def add(self, config: Config, seconds: float) -> None:
-        self.measured.setdefault(config.prune.method, []).append(seconds / clips(config))
+    def add(self, config: Config, seconds: float, eval_seconds: float | None = None) -> None:
+        if clips(config):
+            self.measured.setdefault(config.prune.method, []).append(seconds / clips(config))
+        if eval_seconds is not None:
+            self.evaluations.append(eval_seconds)
 
     def expect(self, config: Config, pace: float | None = None) -> float | None:
-        """Seconds of a whole run: as its method took before, else as any did, else at ``pace`` (seconds a clip)."""
+        """Seconds of a whole run: as its method took before, else as any did, else at ``pace`` (seconds a clip).
+        One that is evaluated alone takes as long as evaluations took, and next to nothing while none has ended."""
+        if not clips(config):
+            return statistics.fmean(self.evaluations) if self.evaluations else 0.0
         rates = self.measured.get(config.prune.method) or [rate for each in self.measured.values() for rate in each]
         rate = statistics.fmean(rates) if rates else pace
         return None if rate is None else rate * clips(config)
@@ -107,6 +114,8 @@ def calibrated(config: Config, command: Sequence[str], timeout_s: float = 120.0)
 
 def clips(config: Config) -> int:
     """Clips that a run trains on, the scorer's warm-up included."""
+    if config.variant != "trained":
+        return 0
     warmup = config.aux.scorer_warmup_steps if config.prune.method == "stts" else 0
     return (config.optim.steps + warmup) * config.optim.batch_size * config.optim.accumulate
 
@@ -120,7 +129,7 @@ def clock_from(config: Config) -> Clock:
         except ValueError:  # an older version's, or damaged: no reason to stop here
             continue
         if result is not None and _work(then) == _work(config):
-            clock.add(then, result.train_seconds + result.eval_seconds)
+            clock.add(then, result.train_seconds + result.eval_seconds, result.eval_seconds)
     return clock
 
 
@@ -131,7 +140,7 @@ def _pace(running: Sequence[tuple[Config, Running]]) -> float | None:
     """
     paces = []
     for config, run in running:
-        if run.seconds_left is not None and run.step < run.steps:
+        if run.seconds_left is not None and run.step < run.steps and clips(config):
             paces.append(run.seconds_left / clips(config) * run.steps / (run.steps - run.step))
     return statistics.fmean(paces) if paces else None
 

@@ -13,7 +13,8 @@ from rich.console import Console
 
 from stts_lightning.config import Config, read_config
 from stts_lightning.runs import Result, RunDir, differences, read_result
-from stts_lightning.sweep.plan import Job, run_config, run_name
+from stts_lightning.sweep.plan import Job
+from stts_lightning.sweep.run import run_config, run_of
 
 LOG_TAIL_LINES = 15
 
@@ -22,11 +23,13 @@ def finished_runs(config: Config, folder: Path) -> dict[str, Result]:
     """Results by name: those of earlier calls with other percentages too, as long as they are of this sweep."""
     found = {}
     for path in sorted(folder.glob("*/result.json")):
-        result = result_or_none(RunDir(path.parent))
-        if result is not None and path.parent.name == run_name(result.method, result.prune_percent, result.seed):
-            asked = run_config(config, result.method, result.prune_percent, result.seed)
-            if _other_config(RunDir(path.parent), asked) is None:
-                found[path.parent.name] = result
+        run = RunDir(path.parent)
+        result = result_or_none(run)
+        with suppress(ValueError):  # a configuration of an older version
+            planned = run_of(read_config(run.config), config)
+            asked = run_config(config, planned, folder)
+            if result is not None and planned.name == run.path.name and _other_config(run, asked) is None:
+                found[planned.name] = result
     return found
 
 
@@ -49,6 +52,8 @@ def _other_config(folder: RunDir, asked: Config) -> str | None:
 def set_aside_if_other(job: Job, console: Console) -> None:
     """Never reuse a folder of the same name whose run was another one; it is kept under another name."""
     why = _other_config(job.folder, job.config)
+    if why is None and job.finished and job.after is not None and not job.after.finished:
+        why = f"on a model of {job.after.path.name} that is no longer there"
     if why is None:
         return
     aside = job.folder.path.with_name(f"{job.folder.path.name}.replaced-{time.strftime('%Y%m%d-%H%M%S')}")

@@ -8,22 +8,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 
-from stts_lightning.config import Config
+from stts_lightning.config import Config, read_config
 from stts_lightning.report.tables import QUICK_WARNING, row, row_line, sort_rows, terminal_table
 from stts_lightning.report.write import point_latest, write_report
-from stts_lightning.runs import read_result
+from stts_lightning.runs import Result, RunDir, read_result
 from stts_lightning.sweep.estimate import calibrated, clock_from
 from stts_lightning.sweep.folders import finished_runs, locked, log_tail, result_or_none, set_aside_if_other
-from stts_lightning.sweep.plan import Job, plan, pretrain_job, run_config, sweep_folder
+from stts_lightning.sweep.plan import Job, job_of, plan, pretrain_job, report_folder, sweep_folder
 from stts_lightning.sweep.pool import Live, Pool, cores, exit_status, slots, stop_signals
 from stts_lightning.sweep.progress import Lines, board, duration
 from stts_lightning.sweep.publish import SweepTracking
+from stts_lightning.sweep.run import run_of
 
 COMMAND = (sys.executable, "-m", "stts_lightning", "train")
 CALIBRATE = (sys.executable, "-m", "stts_lightning", "calibrate")
@@ -78,11 +79,11 @@ class _Sweep:
     ) -> None:
         self.calibrate = calibrate
         self.config, self.folder, self.pretraining, self.console = config, folder, pretraining, console
-        self.jobs = plan(config, folder)
+        self.jobs, self.out = plan(config, folder), report_folder(config, folder)
         self.total = len(self.jobs)
         self.failed: dict[str, str] = {}
         self.clock, self.estimated = clock_from(config), False
-        self.tracking = SweepTracking(config, folder)
+        self.tracking = SweepTracking(config, self.out)
         self.pool = Pool(command, slots(config))
         self.shown = Lines(console, self.total)
 
@@ -99,7 +100,11 @@ class _Sweep:
                     f"Without pretraining there is nothing to start from: {len(todo)} runs were not started."
                 )
                 todo = []
-            self.pool.run(todo, self._start, self._poll, self._end)
+            for job in self.pool.run(todo, self._start, self._poll, self._end):
+                assert job.after is not None
+                self.failed[job.name] = (
+                    f"not started: it evaluates the model of {job.after.path.name}, which is not there"
+                )
         return self._report()
 
     def _announce(self, todo: Sequence[Job]) -> None:
@@ -165,7 +170,7 @@ class _Sweep:
         result = result_or_none(job.folder)
         if job.finished and result is not None:
             if not run.resumed:
-                self.clock.add(job.config, took)
+                self.clock.add(job.config, took, max(took - result.train_seconds, 0.0))
             if job.kind == "run":
                 done = sum(other.finished for other in self.jobs)
                 self.shown.say(f"[{done}/{self.total}] {row_line(row(result))}  in {duration(took)}")
@@ -188,12 +193,11 @@ class _Sweep:
         return INTERRUPTED
 
     def _report(self) -> int:
-        results = finished_runs(self.config, self.folder)
-        quick, rows = self.config.sweep.quick, sort_rows(row(result) for result in results.values())
-        files = write_report(self.folder, results, self.failed, quick=quick)
-        point_latest(self.folder)
-        configs = {name: run_config(self.config, r.method, r.prune_percent, r.seed) for name, r in results.items()}
-        self.tracking.complete((configs[name], self.folder / name) for name in results)
+        results, quick = self._results(), self.config.sweep.quick
+        rows = sort_rows(row(result) for result in results.values())
+        files = write_report(self.folder, results, self.failed, quick=quick, out=self.out)
+        point_latest(self.out, self.config.experiment.name if self.out != self.folder else "latest")
+        self.tracking.complete((job.config, job.folder.path) for job in self._jobs_of(results))
         self.tracking.publish(rows, files, "FAILED" if self.failed else "FINISHED")
         if rows:
             self.console.print(terminal_table(rows))
@@ -207,6 +211,15 @@ class _Sweep:
         if self.config.tracking.enabled:
             self._print("Compare the runs in the dashboard: make dashboard")
         return 1 if self.failed else 0
+
+    def _results(self) -> dict[str, Result]:
+        """By name: all that the folder has of this sweep, or what the experiment asked for."""
+        found, asked = finished_runs(self.config, self.folder), {job.name for job in self.jobs}
+        return {name: result for name, result in found.items() if self.out == self.folder or name in asked}
+
+    def _jobs_of(self, results: Iterable[str]) -> list[Job]:
+        runs = [run_of(read_config(RunDir(self.folder / name).config), self.config) for name in results]
+        return [job_of(run, self.config, self.folder) for run in runs]
 
     def _print(self, text: str) -> None:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stts_lightning.config import AuxConfig, BenchmarkConfig, Config, PruneConfig, flatten, with_method
-from stts_lightning.runs import RunDir, config_hash, digest, hashed
+from stts_lightning.config import FIXED_PERCENT, AuxConfig, BenchmarkConfig, Config, PruneConfig, VideoConfig, flatten
+from stts_lightning.runs import RunDir, config_hash, digest, own_values
+from stts_lightning.sweep.run import Run, run_config, trained_run
+
+PLAIN = ("", "sweep", "quick")  # what `make sweep` runs: its tables hold all runs of the folder
 
 
 @dataclass(frozen=True)
 class Job:
-    """One run to do."""
+    """One run to do, once the run of the folder ``after`` has left its model."""
 
     kind: str  # run or pretrain
     folder: RunDir
     config: Config
+    after: RunDir | None = None
 
     @property
     def name(self) -> str:
@@ -27,26 +33,48 @@ class Job:
     def finished(self) -> bool:
         return self.folder.finished and (self.kind == "run" or self.folder.model.is_dir())
 
+    @property
+    def ready(self) -> bool:
+        return self.after is None or (self.after.finished and self.after.model.is_dir())
+
 
 def plan(config: Config, folder: Path) -> list[Job]:
-    """The baseline a seed, then each percentage x method x seed; none twice."""
+    """The baseline a seed, each percentage x method x layer x seed, and what is evaluated on those; none twice.
+
+    Raises:
+        ValueError: a method that has to be trained is to be put on a model as it is.
+    """
     sweep = config.sweep
-    wanted = [("none", 0.0, seed) for seed in sweep.seeds]
-    wanted += [(m, k, seed) for k in sweep.percents for m in sweep.methods if m != "none" for seed in sweep.seeds]
-    return [
-        Job("run", RunDir(folder / run_name(method, percent, seed)), run_config(config, method, percent, seed))
-        for method, percent, seed in dict.fromkeys(wanted)
-    ]
+    _check_inference_only(sweep.inference_only)
+    layers = [None if layer == config.prune.layer else layer for layer in sweep.layers] or [None]
+    trained = [Run("none", 0.0, seed) for seed in sweep.seeds]
+    untrained = []
+    for percent, layer in itertools.product(sweep.percents, layers):
+        trained += [trained_run(m, percent, seed, layer) for m in sweep.methods for seed in sweep.seeds]
+        untrained += [
+            Run(m, percent, seed, layer, "inference_only") for m in sweep.inference_only for seed in sweep.seeds
+        ]
+    wanted = trained + untrained
+    if sweep.test_time_scaling:
+        wanted += [replace(run, variant="test_time_scaling") for run in trained if 0 < run.percent < 100]
+    return [job_of(run, config, folder) for run in dict.fromkeys(wanted)]
 
 
-def run_name(method: str, percent: float, seed: int) -> str:
-    return f"none-seed{seed}" if method == "none" else f"{method}-k{percent:g}-seed{seed}"
+def job_of(run: Run, config: Config, folder: Path) -> Job:
+    after = None if run.source is None else RunDir(folder / run.source.name)
+    return Job("run", RunDir(folder / run.name), run_config(config, run, folder), after)
 
 
-def run_config(config: Config, method: str, percent: float, seed: int) -> Config:
-    """One run's configuration, derived from the sweep's."""
-    config = with_method(config, method)
-    return replace(config, seed=seed, prune=replace(config.prune, method=method, percent=percent, seed=seed))
+def _check_inference_only(methods: Sequence[str]) -> None:
+    if not methods:
+        return
+    from stts_lightning.prune.registry import Host, build_scorer
+
+    for method in methods:
+        if method in FIXED_PERCENT:
+            raise ValueError(f"sweep.inference_only: {method!r} has no percentage. Name it in sweep.methods.")
+        if any(True for _ in build_scorer(method, Host(dim=8, num_heads=1)).parameters()):
+            raise ValueError(f"sweep.inference_only: {method!r} has weights to learn. Name it in sweep.methods.")
 
 
 def pretrain_config(config: Config) -> Config:
@@ -69,6 +97,7 @@ def pretrain_config(config: Config) -> Config:
         prune=PruneConfig(method="none", layer=0),
         aux=AuxConfig(),
         optim=optim,
+        video=replace(config.video, fps=VideoConfig.fps, max_frames=VideoConfig.max_frames),  # as the set is labelled
         data=replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers),
         trainer=replace(config.trainer, num_threads=pretrain.num_threads),
         benchmark=BenchmarkConfig(),
@@ -90,10 +119,19 @@ def sweep_folder(config: Config) -> Path:
     The hash covers the bytes of the question files as well: other questions are another sweep.
     """
     of_one_run = ("seed", "prune.method", "prune.percent", "prune.seed")
-    shared = {key: value for key, value in hashed(config).items() if key not in of_one_run}
+    shared = {key: value for key, value in own_values(config).items() if key not in of_one_run}
     for key in ("data.train", "data.eval"):
         path = flatten(config)[key]
         if path is not None and Path(path).is_file():
             shared[key] = hashlib.sha256(Path(path).read_bytes()).hexdigest()
     names = [re.sub(r"[^\w.]+", "_", name) for name in (config.backbone.name, config.data.name)]
     return Path(config.output_dir) / "sweeps" / "-".join([*names, digest(shared)])
+
+
+def report_folder(config: Config, folder: Path) -> Path:
+    """Where the tables of a sweep go: beside its runs, or for an experiment into its own folder, for experiments
+    share their runs."""
+    name = config.experiment.name
+    if name in PLAIN:
+        return folder
+    return Path(config.output_dir) / "experiments" / f"{name}-{folder.name}"

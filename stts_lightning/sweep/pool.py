@@ -9,7 +9,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -64,21 +63,29 @@ class Pool:
         on_start: Callable[[Job], None],
         on_poll: Callable[[Sequence[Live], Sequence[Job]], None],
         on_end: Callable[[Live, int], None],
-    ) -> None:
-        """Start the jobs in order as slots fall free, until all have ended; ``on_end`` gets the exit status."""
-        waiting = deque(jobs)
+    ) -> list[Job]:
+        """Start the jobs in order as slots fall free and what they wait for is there, until all have ended;
+        ``on_end`` gets the exit status.
+
+        Returns:
+            the jobs that were not started, because what they wait for did not finish.
+        """
+        waiting = list(jobs)
         while waiting or self.live:
             free = [slot for slot in range(len(self.slots)) if slot not in {run.slot for run in self.live}]
-            for slot in free[: len(waiting)]:
-                job = waiting.popleft()
+            for slot, job in zip(free, [job for job in waiting if job.ready], strict=False):
+                waiting.remove(job)
                 on_start(job)
                 self.live.append(self._start(job, slot))
+            if not self.live:
+                break
             on_poll(self.live, waiting)
             time.sleep(POLL_SECONDS)
             for run in [run for run in self.live if run.process.poll() is not None]:
                 self.live.remove(run)
                 _kill_group(run.process, signal.SIGKILL)  # a decoder or loader that outlived a killed run
                 on_end(run, run.process.returncode)
+        return waiting
 
     def kill(self) -> list[Job]:
         """End every process: asked first, then forced; the jobs that were running."""

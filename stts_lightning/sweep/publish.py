@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stts_lightning.config import Config
 from stts_lightning.report import mlflow_runs
-from stts_lightning.report.tables import Row, average
+from stts_lightning.report.tables import Row, average, series_names
 from stts_lightning.runs import read_result
 
 if TYPE_CHECKING:
@@ -34,14 +34,14 @@ class SweepTracking:
             "stts.methods": ", ".join(sweep.methods),
             "stts.percents": ", ".join(f"{percent:g}" for percent in sweep.percents),
             "stts.seeds": ", ".join(map(str, sweep.seeds)),
-            "stts.quick": str(sweep.quick),
+            mlflow_runs.QUICK_TAG: str(sweep.quick),
         }
         self.parent = mlflow_runs.start_run(self.config, self.folder, name=self.folder.name, tags=tags)
 
     def start_child(self, config: Config, run_dir: Path, kind: str) -> None:
         """Open a run below the sweep's; the run's own process finds it by its folder and goes on with it."""
         if self.enabled:
-            tags = {mlflow_runs.KIND_TAG: kind}
+            tags = {mlflow_runs.KIND_TAG: kind, mlflow_runs.VARIANT_TAG: config.variant}
             name = run_dir.name if kind == "run" else f"{kind}-{run_dir.name}"
             mlflow_runs.start_run(config, run_dir, name=name, parent_run_id=self.parent, tags=tags)
 
@@ -58,25 +58,37 @@ class SweepTracking:
             mlflow_runs.tracking_client(self.config.tracking).set_terminated(self.parent, "KILLED")
 
     def complete(self, finished: Iterable[tuple[Config, Path]]) -> None:
-        """Enter finished runs that the database does not have: it was lost, or tracking was off."""
+        """Enter finished runs that this sweep does not have in the database: it was lost, tracking was off, or
+        another experiment trained them. Theirs stay theirs; this one gets a second entry of the same folder."""
         if not self.enabled:
             return
         client = mlflow_runs.tracking_client(self.config.tracking)
         for config, run_dir in finished:
-            run_id = mlflow_runs.find_run(client, run_dir)
-            if run_id is None or client.get_run(run_id).info.status != "FINISHED":
-                self.start_child(config, run_dir, "run")
-                run_id = mlflow_runs.find_run(client, run_dir)
-                assert run_id is not None
-                mlflow_runs.finish_run(run_id, read_result(run_dir), run_dir)
+            own = self.folder / "entries" / run_dir.name
+            if self._has_finished(client, run_dir) or self._has_finished(client, own):
+                continue
+            first = mlflow_runs.find_run(client, run_dir)
+            taken = first is not None and client.get_run(first).info.status == "FINISHED"
+            entry = own if taken else run_dir
+            self.start_child(config, entry, "run")
+            run_id = mlflow_runs.find_run(client, entry)
+            assert run_id is not None
+            mlflow_runs.finish_run(run_id, read_result(run_dir), run_dir)
+
+    def _has_finished(self, client: MlflowClient, entry: Path) -> bool:
+        run_id = mlflow_runs.find_run(client, entry)
+        run = None if run_id is None else client.get_run(run_id)
+        return bool(run and run.info.status == "FINISHED" and run.data.tags.get(mlflow_runs.PARENT_TAG) == self.parent)
 
     def publish(self, rows: Sequence[Row], files: Iterable[Path], status: str) -> None:
-        """Log the sweep's files and, by method, accuracy and kept tokens with the percentage as the step."""
+        """Log the sweep's files and a series each of accuracy and kept tokens, with the percentage as the step."""
         if not self.enabled or self.parent is None:
             return
         client = mlflow_runs.tracking_client(self.config.tracking)
+        names = series_names(rows)
         for mean in average(rows):
-            values = {f"accuracy/{mean.method}": mean.accuracy, f"kept_tokens/{mean.method}": mean.kept_tokens}
+            series = names[mean.series]
+            values = {f"accuracy/{series}": mean.accuracy, f"kept_tokens/{series}": mean.kept_tokens}
             step = round(mean.prune_percent)
             new = {key: value for key, value in values.items() if not _has(client, self.parent, key, step, value)}
             mlflow_runs.log_metrics(client, self.parent, new, step=step)

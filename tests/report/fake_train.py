@@ -20,7 +20,15 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # runs from a checkout that 
 from stts_lightning.config import Config, read_config  # noqa: E402
 from stts_lightning.runs import Result, RunDir, write_progress, write_result  # noqa: E402
 
-COST = {"none": 0.0, "stts": 0.02, "stts_no_aux": 0.03, "heuristic": 0.05, "random": 0.16}
+COST = {
+    "none": 0.0,
+    "stts": 0.02,
+    "stts_no_aux": 0.03,
+    "heuristic": 0.05,
+    "tome": 0.06,
+    "random": 0.16,
+    "text_only": 0.15,
+}
 NUM_FRAMES, SIDE, WINDOWS, CLIPS = 8, 48, 16, 2
 
 
@@ -37,7 +45,10 @@ def main() -> None:
         folder.checkpoints.mkdir()
         time.sleep(600)
     time.sleep(0.1)
-    folder.model.mkdir(exist_ok=True)
+    if config.variant == "trained":
+        folder.model.mkdir(exist_ok=True)
+    else:
+        assert config.init_from is not None and Path(config.init_from).is_dir(), "evaluated before it was trained"
     write_predictions(folder, config)
     if config.prune.percent == 50:
         write_decisions(folder, config)
@@ -63,6 +74,10 @@ def result(config: Config) -> Result:
         by_category={"where": accuracy, "what shape?": accuracy},
         checkpoint=None,
         git_commit="0123abc",
+        layer=prune.layer,
+        max_frames=config.video.max_frames,
+        trained=config.variant != "inference_only",
+        test_time_scaling=config.variant == "test_time_scaling",
     )
 
 

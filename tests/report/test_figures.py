@@ -68,6 +68,23 @@ def test_accuracy_figure_draws_each_method_in_its_colour_and_keeps_no_state(tmp_
     assert dict(matplotlib.rcParams) == before
 
 
+def test_a_series_has_its_methods_colour_and_says_what_it_is() -> None:
+    colour, marker, label = style("stts-l2-test_time_scaling")
+    assert (colour, marker) == style("stts")[:2] and label == "STTS, l2, test time scaling"
+
+
+def test_runs_after_several_layers_are_drawn_against_the_layer(tmp_path: Path) -> None:
+    def leftmost(layers: tuple[int, ...]) -> float:
+        rows = [Row("stts", 50.0, 0, 0.8, None, 64.0, None, None, layer) for layer in layers]
+        accuracy_figure(rows, tmp_path / "a.png")
+        pixels = (imread(tmp_path / "a.png")[..., :3] * 255).round().astype(int)
+        colour = [int(style("stts")[0][i : i + 2], 16) for i in (1, 3, 5)]
+        drawn = (np.abs(pixels - colour).max(axis=2) < 4)[:, : pixels.shape[1] // 2]
+        return np.flatnonzero(drawn.any(axis=0)).min() / pixels.shape[1]
+
+    assert leftmost((0, 3)) < 0.2 < 0.25 < leftmost((3, 3))  # of one layer alone: one point in the middle
+
+
 def test_accuracy_figure_of_the_baseline_alone(tmp_path: Path) -> None:
     accuracy_figure([Row("none", 0.0, 0, 0.9, None, 128.0, None, None)], tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
