@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 INK = "#123454"  # text and axes: a colour that nothing else has, for `svg` to put the page's own in its place
 GREY = "#8A8A8A"
+DASHES = ((0, (6, 2)), (0, (1, 2)))  # of levels
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def curves(panels: Sequence[Panel]) -> Figure:
                 x, y, e = zip(*points, strict=True)
                 axis.errorbar(x, y, yerr=e, color=line.colour, marker=line.marker, label=line.label, capsize=3)
         for index, (label, level) in enumerate(panel.levels.items()):
-            axis.axhline(level, color=GREY, linestyle=(0, (4, 2 + 2 * index)), linewidth=1.3, label=label)
+            axis.axhline(level, color=GREY, linestyle=DASHES[index % 2], linewidth=1.3, label=label)
         axis.set_xticks(ticks)
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         _dress(axis, panel)
@@ -99,13 +100,14 @@ def svg(figure: Figure, title: str) -> str:
     text = re.sub(r"\s*<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
     text = re.sub(r"\sxmlns(:\w+)?=\"[^\"]*\"", "", text).replace("xlink:href", "href")  # HTML knows both
     text = re.sub(r"(?<=<svg) [^>]*?(viewBox=\"[^\"]*\")[^>]*", r' role="img" \1', text, count=1)
+    text = re.sub(r"\s*<style.*?</style>", "", text, flags=re.DOTALL)  # it would hold for the whole page
     text = re.sub(r'<g id="[^"]*"', "<g", text)  # the same in every figure
     text = text.replace(INK.lower(), "currentColor").replace(INK, "currentColor")
     return text.replace(">", f"><title>{title}</title>", 1).strip()
 
 
 def _figure(panels: Sequence[Panel]) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(4.4 * len(panels), 3.5), dpi=110, layout="constrained")
+    figure = Figure(figsize=(4.6 * len(panels), 3.8), dpi=110, layout="constrained")
     figure.patch.set_alpha(0.0)
     return figure, list(figure.subplots(1, len(panels), squeeze=False)[0])
 
@@ -121,4 +123,6 @@ def _dress(axis: Axes, panel: Panel) -> None:
     axis.grid(axis="y", color=GREY, alpha=0.35, linewidth=0.7)
     axis.set_axisbelow(True)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=8, labelcolor=INK)
+        axis.legend(
+            frameon=False, fontsize=8, labelcolor=INK, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17)
+        )  # below: no line crosses it

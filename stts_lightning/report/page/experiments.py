@@ -113,13 +113,15 @@ def not_run(experiment: Experiment, planned: Iterable[Line], keys: Iterable[Key]
     """A sentence, with the line that would run it, for each planned row that no key fills."""
     planned, keys = list(planned), list(keys)
     sentences = []
+    strangers = [line.label for line in planned if line.method is None]
+    if strangers:
+        sentences.append(f"Not run: {', '.join(strangers)}, which are other models, on the benchmarks.")
     for line in planned:
-        if any(line.matches(key) for key in keys):
+        if line.method is None or any(line.matches(key) for key in keys):
             continue
         where = f" at {line.percent:g} %" if line.percent and line.method != "text_only" else ""
         where += f", l = {line.layer}" if line.layer is not None else ""
-        remedy = f"`{_command(experiment, line, planned)}` runs it." if line.method else "It is another model's row."
-        sentences.append(f"Not run: {line.label}{where}. {remedy}")
+        sentences.append(f"Not run: {line.label}{where}. `{_command(experiment, line, planned)}` runs it.")
     return list(dict.fromkeys(sentences))
 
 

@@ -94,7 +94,8 @@ def _of_setting(
         parts.append(html.table(benchmark_grid(planned, means, table)))
         if not any(benchmark_cells(mean) for mean in means):
             parts.append(html.paragraph("Not run: none of these runs was evaluated on the benchmarks."))
-    categories = category_grid(means, {mean.key: _name(mean) for mean in means})
+    layered = len({mean.key.layer for mean in means}) > 1
+    categories = category_grid(means, {mean.key: _name(mean, layered) for mean in means})
     if categories is not None:
         parts.append(html.fold("By category of question", [html.table(categories)]))
     parts += _figure(experiment, means, table, tables, data)
@@ -151,10 +152,10 @@ def _fetch(held: Holdings, run: Run, folder: Path) -> Path:
     return Path(held.client.download_artifacts(run.id, PREDICTIONS, str(folder / run.id)))
 
 
-def _name(mean: Mean) -> str:
+def _name(mean: Mean, layered: bool = False) -> str:
     key = mean.key
     percent = f" {key.percent:g} %" if key.method not in ("none", "text_only") else ""
-    return f"{label_of(key.method, key.variant)}{percent}, l = {key.layer}"
+    return f"{label_of(key.method, key.variant)}{percent}" + (f", l = {key.layer}" if layered else "")
 
 
 def _how_many(runs: Sequence[Run], older: int) -> str:

@@ -43,7 +43,7 @@ def speed_grid(table: PublishedTable, bench: Mapping[str, Any] | None, tables: M
             formula = tokens_per_instance(frames // videos, videos, row.percent or 0)
             line += [number(row.cells["tokens"], 0), str(formula)]
         ratio = recomputed(table, row, tables)["speedup"]
-        line += [number(row.cells["throughput"], 4), f"{row.printed['speedup']:g}x", number(ratio, 2) + "x"]
+        line += [number(row.cells["throughput"], 4), _printed(row.printed["speedup"]), number(ratio, 2) + "x"]
         rows.append([*line, *_measured(measured.get((frames, videos, run)), name)])
     for frames, videos, run in extra:
         blank = [DASH] * (len(head) - 2)
@@ -93,6 +93,11 @@ def _measured(row: Mapping[str, Any] | None, name: str) -> list[str]:
         number(row.get("peak_mib"), 0),
     ]
     return [*shared, *(number(row.get(key)) for key in MORE[name])]
+
+
+def _printed(value: float | None) -> str:
+    """As the paper prints it: 1x, 1.30x."""
+    return "1x" if value == 1 else _times(value)
 
 
 def _times(value: float | None) -> str:

@@ -10,6 +10,7 @@ from stts_lightning.report.page.experiments import Line, with_ours
 from stts_lightning.report.published import (
     LONG,
     MULTI_IMAGE,
+    SHORT,
     Cells,
     PublishedTable,
     mean_of,
@@ -108,14 +109,15 @@ def benchmark_cells(mean: Mean) -> Cells:
 
 
 def _averages(cells: Cells, table: PublishedTable) -> Cells:
-    """As the paper takes them; over the cells that there are."""
-    if table.rule == "image":
-        singles = [column for column in table.columns if column not in MULTI_IMAGE]
-        groups = {"image": singles, "multi_image": MULTI_IMAGE, "average": table.columns}
-        return {name: mean_of(cells, columns) for name, columns in groups.items()}
-    if table.printed == ["long"]:
-        return {"long": mean_of(cells, LONG)}
-    return video_averages(cells)
+    """As the paper takes them, of groups that are whole: part of a group would be another average."""
+    singles = [column for column in table.columns if column not in MULTI_IMAGE]
+    video = {"short": SHORT, "long": LONG, "average": (*SHORT, *LONG)}
+    groups = (
+        {"image": singles, "multi_image": MULTI_IMAGE, "average": table.columns} if table.rule == "image" else video
+    )
+    whole = [name for name in table.printed if all(column in cells for column in groups[name])]
+    found = video_averages(cells) if table.rule == "video" else {n: mean_of(cells, groups[n]) for n in whole}
+    return {name: found[name] for name in whole}
 
 
 def category_grid(means: Sequence[Mean], label: Mapping[object, str]) -> Grid | None:
@@ -142,7 +144,7 @@ def disagreements(table: PublishedTable, tables: Mapping[int, PublishedTable]) -
             if found not in ("rounding", "differs"):
                 continue
             name = f"{row.name} with {row.frames} frames" if speed else row.name
-            what = "speed-up" if speed else f"{NAMES[key].lower()} average"
+            what = "speed-up" if speed else "overall average" if key == "average" else f"{NAMES[key].lower()} average"
             tail = "which the cells' own rounding can explain" if found == "rounding" else "which no rounding explains"
             sentences.append(
                 f"Table {table.number}, {name}: the {what} is printed as {number(printed, decimals)}, "
