@@ -123,23 +123,6 @@ def children(client: MlflowClient, sweep: Run) -> list[Run]:
     return read_runs(client, where)
 
 
-def provenance(uri: str, sweep: Run) -> dict[str, str]:
-    """Where a sweep's numbers come from."""
-    cores, gpu = (sweep.tags.get(f"env.{name}", "unknown") for name in ("cpu_cores", "gpu"))
-    return {
-        "database": uri,
-        "experiment": sweep.folder,
-        "sweep": sweep.name,
-        "parent run": sweep.id,
-        "started": sweep.started,
-        "status": sweep.status,
-        "commit": sweep.commit,
-        "backbone": sweep.setting.backbone,
-        "data": sweep.setting.data,
-        "machine": f"{cores} CPU cores, GPU: {gpu}",
-    }
-
-
 def read_json(client: MlflowClient, run: Run, name: str) -> Any:
     """A JSON artifact of a run, or None where it has none of that name."""
     body = read_bytes(client, run, name)

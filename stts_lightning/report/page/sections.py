@@ -20,6 +20,7 @@ from stts_lightning.report.page.tables import (
     benchmark_grid,
     category_grid,
     disagreements,
+    other_grid,
 )
 from stts_lightning.report.published import PublishedTable
 from stts_lightning.report.tables import QUICK_WARNING
@@ -95,7 +96,10 @@ def _of_setting(
         if not any(benchmark_cells(mean) for mean in means):
             parts.append(html.paragraph("Not run: none of these runs was evaluated on the benchmarks."))
     layered = len({mean.key.layer for mean in means}) > 1
-    categories = category_grid(means, {mean.key: _name(mean, layered) for mean in means})
+    label: dict[object, str] = {mean.key: _name(mean, layered) for mean in means}
+    if table is not None and (own := other_grid(means, label, table)) is not None:
+        parts.append(html.table(own))
+    categories = category_grid(means, label)
     if categories is not None:
         parts.append(html.fold("By category of question", [html.table(categories)]))
     parts += _figure(experiment, means, table, tables, data)
@@ -143,7 +147,11 @@ def _paired(held: Holdings, means: Sequence[Mean]) -> list[str]:
             if seeds and all(PREDICTIONS in artifacts(held.client, run) for runs in pairs for run in runs):
                 with TemporaryDirectory() as folder:
                     files = [[_fetch(held, run, Path(folder)) for run in runs] for runs in pairs]
-                    sentences.append(f"{_name(mine)} against {_name(other)}: {held.compare(files[0], files[1])}")
+                    try:
+                        found = held.compare(files[0], files[1])
+                    except ValueError as error:  # of different questions
+                        found = f"not compared, {error}"
+                    sentences.append(f"{_name(mine)} against {_name(other)}: {found}")
     return [html.paragraph("Paired differences, by question:"), html.bullets(sentences)] if sentences else []
 
 

@@ -108,6 +108,24 @@ def benchmark_cells(mean: Mean) -> Cells:
     return {name: 100 * value for name, value in mean.metrics(BENCHMARK).items()}
 
 
+def other_grid(means: Sequence[Mean], label: Mapping[object, str], table: PublishedTable) -> Grid | None:
+    """What ours was evaluated on that the paper's table has no column for, such as the embedded set's images."""
+    accuracies = {
+        mean.key: {k: v for k, v in benchmark_cells(mean).items() if k not in table.columns} for mean in means
+    }
+    errors = {mean.key: mean.metrics("eval/benchmark_stderr/") for mean in means}
+    counts = {mean.key: mean.metrics("images/") for mean in means}
+    names = sorted({name for cells in accuracies.values() for name in cells})
+    counted = sorted({name for cells in counts.values() for name in cells})
+    if not names and not counted:
+        return None
+    rows = []
+    for key, cells in accuracies.items():
+        told = [f"{number(cells.get(name), 2)} ± {number(errors[key].get(name), 2, 100)}" for name in names]
+        rows.append([label[key], *told, *(number(counts[key].get(name), 0) for name in counted)])
+    return Grid("Ours alone, accuracy in %", ["", *names, *(name.replace("_", " ") for name in counted)], rows)
+
+
 def _averages(cells: Cells, table: PublishedTable) -> Cells:
     """As the paper takes them, of groups that are whole: part of a group would be another average."""
     singles = [column for column in table.columns if column not in MULTI_IMAGE]
