@@ -18,6 +18,7 @@ from stts_lightning.config import Config, TrackingConfig
 from stts_lightning.report.mlflow_runs import tracking_client
 from stts_lightning.report.page.experiments import EXPERIMENTS
 from stts_lightning.report.page.main import write_page
+from stts_lightning.report.published import LONG, SHORT
 from stts_lightning.report.tables import QUICK_WARNING
 
 PNG = b"\x89PNG not really"
@@ -101,6 +102,13 @@ def recorded(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingC
     record_sweep(tracking, out / "quick", "methods", [Fake("stts", 50, 0, 0.5)], quick=True)
     layers = [Fake("stts", 50, 0, 0.6 + 0.05 * layer, layer) for layer in (0, 3)]
     record_sweep(tracking, out / "layers", "layer_depth", layers, pictures={"contact_sheet.png": PNG})
+    asked = {"images/num_questions": 60.0, "images/stock_same_logits": 60.0}
+    record_sweep(tracking, out / "images", "image_results", [Fake("stts", benchmarks={"image": 0.61}, more=asked)])
+    whole = {name: 0.4 for name in SHORT} | {name: 0.2 for name in LONG} | {"mlvu": 0.9}
+    only = Fake("tome", accuracy=0.66, variant="inference_only", benchmarks=whole)
+    record_sweep(tracking, out / "tome", "tome", [only, Fake("stts", accuracy=0.77)])
+    scaled = Fake("stts", accuracy=0.55, variant="test_time_scaling", frames=16)
+    record_sweep(tracking, out / "scaled", "test_time_scaling", [scaled, Fake("stts", accuracy=0.5, frames=8)])
     record_bench(tracking, out / "old", "train_throughput", bench_body("train", {("2 x 64", "0"): 7.0}))
     record_bench(tracking, out / "bench", "train_throughput", bench_body("train", MS))
     record_sweep(tracking, out / "mine", "", [Fake("random", 20, 0, 0.4321)])
@@ -147,11 +155,40 @@ def test_a_run_that_the_paper_has_not_stands_below(page: Page) -> None:
 
 
 def test_cells_of_the_benchmarks_stand_below_the_papers(page: Page) -> None:
-    rows = page.rows("pruning_strength", "The cells of table 1")
+    rows = page.rows("pruning_strength", "The benchmarks of table 1")
     index = next(i for i, row in enumerate(rows) if row["whose"] == "ours")
     assert rows[index - 1]["whose"] == "paper" and rows[index - 1]["next_qa"] == "84.1"
-    assert rows[index]["next_qa"] == "50.0" and rows[index]["tomato"] == "20.0" and rows[index]["mlvu"] == "–"
+    assert (
+        rows[index]["next_qa"] == "50.0 ± 1.2" and rows[index]["tomato"] == "20.0 ± 1.2" and rows[index]["mlvu"] == "–"
+    )
     assert rows[index]["Short"] == "–"  # five of its six benchmarks are no short average
+
+
+def test_averages_of_ours_are_the_papers_where_the_paper_prints_no_cells(page: Page) -> None:
+    rows = page.rows("tome", "The benchmarks of table 5")
+    (ours,) = [row for row in rows if row["whose"] == "ours"]
+    # Short 40; long (6 x 20 + 90) / 7 = 30; the mean of the two, not of the thirteen cells (34.6).
+    assert (ours[""], ours["Short"], ours["Long"], ours["Average"]) == (
+        "ToMe, inference only, 50 %", "40.00", "30.00", "35.00",
+    )  # fmt: skip
+    assert [row["Average"] for row in rows if row["whose"] == "paper"] == ["59.1", "59.2", "61.1", "62.3"]
+
+
+def test_variants_stand_in_their_own_rows(page: Page) -> None:
+    tome = {row[""]: row["accuracy %"] for row in page.rows("tome", "table 5 beside ours")}
+    assert tome == {
+        "Heuristic, inference only": "–", "ToMe, inference only": "66.00", "ToMe": "–", "STTS": "77.00",
+    }  # fmt: skip
+    scaled = [row for row in page.rows("test_time_scaling", "table 3") if row["k %"] == "50"]
+    assert [(row[""], row["accuracy %"], row["frames"]) for row in scaled] == [
+        ("STTS", "50.00", "8"), ("STTS, test-time scaling", "55.00", "16"),
+    ]  # fmt: skip
+
+
+def test_the_embedded_images_and_their_proof_are_shown(page: Page) -> None:
+    (row,) = page.rows("image_results", "Ours alone")
+    assert (row["image"], row["num questions"], row["stock same logits"]) == ("61.0 ± 1.2", "60", "60")
+    assert "none of these runs" not in page.sections["image_results"]
 
 
 def test_what_has_not_been_run_is_said_with_the_line_that_runs_it(page: Page) -> None:

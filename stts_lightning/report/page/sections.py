@@ -91,9 +91,10 @@ def _of_setting(
         parts.append(html.paragraph(QUICK_WARNING, warning=True))
     parts.append(html.table(accuracy_grid(planned, means, table, tables, data)))
     parts.append(html.paragraph(_how_many([r for mean in means for r in mean.runs], sum(m.superseded for m in means))))
-    if table is not None and table.columns:
+    evaluated = any(benchmark_cells(mean) for mean in means)
+    if table is not None and (table.columns or evaluated):
         parts.append(html.table(benchmark_grid(planned, means, table)))
-        if not any(benchmark_cells(mean) for mean in means):
+        if not evaluated:
             parts.append(html.paragraph("Not run: none of these runs was evaluated on the benchmarks."))
     layered = len({mean.key.layer for mean in means}) > 1
     label: dict[object, str] = {mean.key: _name(mean, layered) for mean in means}

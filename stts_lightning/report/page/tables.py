@@ -21,6 +21,7 @@ from stts_lightning.report.published import (
 
 DASH = "–"
 BENCHMARK = "eval/benchmark/"
+BENCHMARK_ERROR = "eval/benchmark_stderr/"
 NAMES = {"short": "Short", "long": "Long", "average": "Average", "image": "Image", "multi_image": "Multi-image"}
 OURS = ("accuracy %", "± questions", "± seeds", "seeds", "frames", "vision tokens", "clips/s", "GiB")
 
@@ -86,21 +87,37 @@ def _ours(mean: Mean | None) -> list[str]:
 
 def benchmark_grid(planned: Sequence[Line], means: Sequence[Mean], table: PublishedTable) -> Grid:
     """Cell by cell: a row of the paper, below it ours where a run was evaluated on any of the benchmarks."""
+    columns = _benchmarks(table)
     rows = []
     seen = set()
     for line, mean in with_ours(planned, means):
         name = line.label + (f", {line.percent:g} %" if line.percent else "")
-        if line.published is not None and line.published.name not in seen:
-            seen.add(line.published.name)
-            cells = [number(line.published.cells[column]) for column in table.columns]
+        if line.published is not None and id(line.published) not in seen:
+            seen.add(id(line.published))
+            cells = [number(line.published.cells.get(column)) for column in columns]
             rows.append([name, "paper", *cells, *(number(line.published.printed[key]) for key in table.printed)])
         ours = benchmark_cells(mean) if mean else {}
-        if ours:
+        if mean is not None and any(column in ours for column in columns):
             averages = _averages(ours, table)
-            cells = [number(ours.get(column)) for column in table.columns]
+            cells = [_with_error(mean, column) for column in columns]
             rows.append([name, "ours", *cells, *(number(averages.get(key), 2) for key in table.printed)])
-    head = ["", "whose", *table.columns, *(NAMES[key] for key in table.printed)]
-    return Grid(f"The cells of table {table.number}, accuracy in %", head, rows)
+    head = ["", "whose", *columns, *(NAMES[key] for key in table.printed)]
+    return Grid(f"The benchmarks of table {table.number}, accuracy in %", head, rows)
+
+
+def other_grid(means: Sequence[Mean], label: Mapping[object, str], table: PublishedTable) -> Grid | None:
+    """What ours was evaluated on that the paper's table has no column for, such as the embedded set's images."""
+    known = _benchmarks(table)
+    names = sorted({name for mean in means for name in benchmark_cells(mean) if name not in known})
+    counts = {mean.key: mean.metrics("images/") for mean in means}
+    counted = sorted({name for found in counts.values() for name in found})
+    if not names and not counted:
+        return None
+    rows = []
+    for mean in means:
+        told = [_with_error(mean, name) for name in names]
+        rows.append([label[mean.key], *told, *(number(counts[mean.key].get(name), 0) for name in counted)])
+    return Grid("Ours alone, accuracy in %", ["", *names, *(name.replace("_", " ") for name in counted)], rows)
 
 
 def benchmark_cells(mean: Mean) -> Cells:
@@ -108,34 +125,25 @@ def benchmark_cells(mean: Mean) -> Cells:
     return {name: 100 * value for name, value in mean.metrics(BENCHMARK).items()}
 
 
-def other_grid(means: Sequence[Mean], label: Mapping[object, str], table: PublishedTable) -> Grid | None:
-    """What ours was evaluated on that the paper's table has no column for, such as the embedded set's images."""
-    accuracies = {
-        mean.key: {k: v for k, v in benchmark_cells(mean).items() if k not in table.columns} for mean in means
-    }
-    errors = {mean.key: mean.metrics("eval/benchmark_stderr/") for mean in means}
-    counts = {mean.key: mean.metrics("images/") for mean in means}
-    names = sorted({name for cells in accuracies.values() for name in cells})
-    counted = sorted({name for cells in counts.values() for name in cells})
-    if not names and not counted:
-        return None
-    rows = []
-    for key, cells in accuracies.items():
-        told = [f"{number(cells.get(name), 2)} ± {number(errors[key].get(name), 2, 100)}" for name in names]
-        rows.append([label[key], *told, *(number(counts[key].get(name), 0) for name in counted)])
-    return Grid("Ours alone, accuracy in %", ["", *names, *(name.replace("_", " ") for name in counted)], rows)
+def _benchmarks(table: PublishedTable) -> Sequence[str]:
+    """Where a table prints averages alone, they are over the benchmarks of table 1."""
+    return table.columns or (*SHORT, *LONG)
+
+
+def _with_error(mean: Mean, name: str) -> str:
+    value, error = mean.metric(BENCHMARK + name), mean.metric(BENCHMARK_ERROR + name)
+    return number(value, 1, 100) + ("" if value is None or error is None else f" ± {number(error, 1, 100)}")
 
 
 def _averages(cells: Cells, table: PublishedTable) -> Cells:
     """As the paper takes them, of groups that are whole: part of a group would be another average."""
-    singles = [column for column in table.columns if column not in MULTI_IMAGE]
-    video = {"short": SHORT, "long": LONG, "average": (*SHORT, *LONG)}
-    groups = (
-        {"image": singles, "multi_image": MULTI_IMAGE, "average": table.columns} if table.rule == "image" else video
-    )
-    whole = [name for name in table.printed if all(column in cells for column in groups[name])]
-    found = video_averages(cells) if table.rule == "video" else {n: mean_of(cells, groups[n]) for n in whole}
-    return {name: found[name] for name in whole}
+    groups: dict[str, Sequence[str]] = {"short": SHORT, "long": LONG, "average": (*SHORT, *LONG)}
+    found = video_averages(cells)
+    if table.rule == "image":
+        singles = [column for column in table.columns if column not in MULTI_IMAGE]
+        groups = {"image": singles, "multi_image": MULTI_IMAGE, "average": table.columns}
+        found = {name: mean_of(cells, columns) for name, columns in groups.items()}
+    return {name: found[name] for name in table.printed if all(column in cells for column in groups[name])}
 
 
 def category_grid(means: Sequence[Mean], label: Mapping[object, str]) -> Grid | None:
