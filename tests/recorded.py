@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shutil import copy
 from typing import Any
 
 from report.fake_train import result, write_decisions, write_predictions
@@ -12,6 +13,12 @@ from report.fake_train import result, write_decisions, write_predictions
 from stts_lightning.config import Config, PruneConfig, SweepConfig, TrackingConfig, save_config
 from stts_lightning.report.mlflow_runs import finish_run, log_files, log_metrics, start_run, tracking_client
 from stts_lightning.runs import RunDir, git_commit, write_json, write_result
+
+
+def fresh(empty: Path, folder: Path) -> TrackingConfig:
+    """A copy of an empty database in ``folder``."""
+    copy(empty, folder / empty.name)
+    return tracking_in(folder)
 
 
 @dataclass(frozen=True)
