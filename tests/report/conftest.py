@@ -31,7 +31,7 @@ def recorded(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingC
     out = tmp_path_factory.mktemp("outputs")
     tracking = fresh(empty, out)
     runs = [Fake("none", 0, s, a) for s, a in ((0, 0.9), (1, 0.92))]
-    runs += [Fake("stts", 50, 0, 0.11), Fake("stts", 50, 0, 0.80), Fake("stts", 50, 1, 0.84)]
+    runs += [Fake("tome", 50, 0, 0.11), Fake("stts", 50, 0, 0.80), Fake("stts", 50, 1, 0.84)]
     runs += [Fake("stts", 30, 0, 0.8765, benchmarks=BENCHMARKS), Fake("tome", 50, 0, 0.7)]
     folders = iter(range(10))
     for run in runs:  # a sweep each: the two runs of one key have folders of their own

@@ -37,9 +37,11 @@ def test_drawings_are_well_formed_and_take_the_pages_colour(text: str) -> None:
 
 def test_text_from_the_database_is_escaped(empty: Path, tmp_path: Path) -> None:
     tracking = fresh(empty, tmp_path)
-    record_sweep(tracking, tmp_path / "a<b>&c", "methods", [Fake("stts")], pictures={"sheet.png": PNG})
+    record_sweep(tracking, tmp_path / "a<b>&c", "methods", [Fake("stts", variant="c<d>")], pictures={"sheet.png": PNG})
     text = write_page(Config(tracking=tracking), tmp_path / "report.html").read_text()
-    assert "a&lt;b&gt;&amp;c" in text and "a<b>" not in text and Page(text)
+    assert (
+        "a&lt;b&gt;&amp;c" in text and "a<b>" not in text and "c&lt;d&gt;" in text and "c<d>" not in text and Page(text)
+    )
 
 
 def test_paired_differences_are_asked_of_the_seeds_that_both_have(empty: Path, tmp_path: Path) -> None:
