@@ -34,7 +34,7 @@ SWEEP := $(if $(PRUNE),'sweep.percents=[$(PRUNE)]') $(if $(METHODS),'sweep.metho
 SMALL := $(filter-out 0,$(QUICK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep experiment compare train eval bench dashboard test test-slow lint clean
+.PHONY: help setup sweep experiment compare report train eval bench dashboard test test-slow lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -61,6 +61,9 @@ experiment: setup ## one of the paper's tables or figures: make experiment NAME=
 
 compare: setup ## the paired difference of two runs on the same questions: make compare A=run B=run
 	$(RUN) compare $(A) $(B)
+
+report: setup ## everything in MLflow as one page, the paper's cells beside ours: outputs/report.html
+	$(RUN) report $(COMMON) $(ARGS)
 
 train: setup ## train one model: make train METHOD=stts PRUNE=50
 	$(RUN) train $(COMMON) $(if $(METHOD),method=$(METHOD)) $(if $(PRUNE),prune.percent=$(PRUNE)) $(ARGS)

@@ -78,6 +78,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", choices=("4b", "small"), help="4b: Molmo2-4B's shapes; default on a GPU alone")
     bench.add_argument("--checkpointing", choices=("none", "vision", "language", "all"), help="default on a GPU: all")
     bench.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the blocks; default on a GPU")
+    report = command("report", _report, "Write what MLflow holds as one HTML page, the paper's tables beside ours.")
+    report.add_argument("--out", type=Path, default=Path("outputs/report.html"), help="the file to write")
+    configurable(report)
     calibrate = command("calibrate", _calibrate, "Measure this machine on a few clips; prints JSON.")
     calibrate.add_argument("--config", type=Path, required=True, help="a configuration that a run saved")
     generate = command("generate", _generate, "Make the embedded video-question set.")
@@ -176,6 +179,15 @@ def _bench(arguments: argparse.Namespace) -> int:
     )
     print(page(results))
     print(f"in {arguments.out}/: bench.json, bench.md, bench.png")
+    return 0
+
+
+def _report(arguments: argparse.Namespace) -> int:
+    config = load_config(arguments.overrides, arguments.experiment)
+    from stts_lightning.report.page.main import write_page
+    from stts_lightning.report.paired import seeds_compared
+
+    print(write_page(config, arguments.out, seeds_compared))
     return 0
 
 

@@ -89,8 +89,6 @@ class Result:
     max_frames: int = 64  # video.max_frames, at evaluation
     trained: bool = True  # False: the unpruned model of the same seed, evaluated with this method
     test_time_scaling: bool = False
-    benchmarks: dict[str, float] = field(default_factory=dict)  # accuracy by benchmark, 0-1
-    benchmarks_stderr: dict[str, float] = field(default_factory=dict)
 
     @property
     def variant(self) -> str:

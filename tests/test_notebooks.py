@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,13 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
+from recorded import Fake, record_sweep, tracking_in
 from rich.console import Console
 
 from stts_lightning.config import REPOSITORY, Config, SweepConfig, TrackingConfig
+from stts_lightning.report.collect import newest_sweep, open_database
+from stts_lightning.report.mlflow_runs import tracking_client
+from stts_lightning.runs import git_commit
 from stts_lightning.sweep import run_sweep
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
@@ -32,6 +37,27 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     return config.tracking
 
 
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+    tracking = tracking_in(tmp_path_factory.mktemp("empty"))
+    tracking_client(tracking)
+    return tracking
+
+
+@pytest.fixture(scope="module")
+def recorded(tracked: TrackingConfig, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The parent runs of three experiments in the same database, by name."""
+    out = tmp_path_factory.mktemp("recorded")
+    layers = [Fake("none", 0, 0, 0.9), Fake("stts", 50, 0, 0.60, 0), Fake("stts", 50, 1, 0.64, 0)]
+    layers.append(Fake("stts", 50, 0, 0.75, 3))
+    fall = [Fake("text_only", 100, 0, 0.35)] + [
+        Fake(method, k, 0, best - k / 200) for method, best in (("stts", 1.0), ("random", 0.86)) for k in (50, 90)
+    ]
+    kinds = {"layer_depth": layers, "degradation": fall}
+    kinds["what_is_pruned"] = [Fake("none", 0), Fake("stts"), Fake("heuristic")]
+    return {name: record_sweep(tracked, out / name, name, runs) for name, runs in kinds.items()}
+
+
 @pytest.fixture
 def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A kernel of this very interpreter, whatever is installed beside it."""
@@ -46,25 +72,63 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 def test_sweep_notebook_shows_table_figures_and_origin(
     tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("STTS_TRACKING_URI", tracked.uri)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    notebook = nbformat.read(REPOSITORY / "notebooks" / "sweep.ipynb", as_version=4)
-
-    NotebookClient(notebook, timeout=120, kernel_name=kernel, resources={"metadata": {"path": str(tmp_path)}}).execute()
-
-    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    text = "\n".join(_text(output) for output in shown)
+    text, pictures = execute("sweep", tracked, kernel, tmp_path, monkeypatch)
     assert "tried" in text and "parent run" in text and tracked.uri in text
     for column in ("prune_percent", "accuracy_stderr", "kept_tokens", "peak_memory_gib"):
         assert column in text
     assert "Averaged over the seeds" in text and "what shape" in text
-    assert sum("image/png" in output.get("data", {}) for output in shown) == 2  # the curve and the contact sheet
+    assert pictures == 2  # the curve and the contact sheet
+
+
+def test_layer_depth_notebook_shows_a_row_a_layer(
+    recorded: dict[str, str], tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, pictures = execute("layer_depth", tracked, kernel, tmp_path, monkeypatch)
+    assert recorded["layer_depth"] in text and tracked.uri in text and git_commit() in text
+    assert "| stts | 50 | trained | 0 | 62.00 | 2.00 | 2.00 | 2 | 64 |" in text  # 0.60 and 0.64
+    assert "| stts | 50 | trained | 3 | 75.00 | 2.00 |  | 1 | 64 |" in text and pictures == 1
+
+
+def test_degradation_notebook_shows_our_rows_and_the_papers_error(
+    recorded: dict[str, str], tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, pictures = execute("degradation", tracked, kernel, tmp_path, monkeypatch)
+    assert recorded["degradation"] in text and tracked.uri in text and git_commit() in text
+    assert "| random | 90 | trained | 0 | 41.00 | 2.00 |  | 1 | 13 |" in text
+    assert "the long average is printed as 58.4, its cells give 57.94" in text and pictures == 1
+
+
+def test_scorer_notebook_relates_the_decisions_in_mlflow(
+    recorded: dict[str, str], tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text, pictures = execute("what_a_scorer_keeps", tracked, kernel, tmp_path, monkeypatch)
+    assert recorded["what_is_pruned"] in text and tracked.uri in text and git_commit() in text
+    # Two clips of 8 and 5 frames of 16 windows, without their frames 0.
+    assert re.search(r"\| stts \| 176 \| \d+% \| [+-]\d\.\d\d \| [+-]\d\.\d\d \|", text)
+    assert "| heuristic | 176 |" in text and "| none |" not in text and pictures == 1
+
+
+def test_notebook_says_what_to_run_where_its_sweep_is_missing(empty: TrackingConfig) -> None:
+    with pytest.raises(ValueError, match="make experiment NAME=layer_depth"):
+        newest_sweep(open_database(empty), "layer_depth")
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
 def test_notebooks_are_committed_without_outputs(path: Path) -> None:
     for cell in nbformat.read(path, as_version=4).cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None
+
+
+def execute(
+    name: str, tracked: TrackingConfig, kernel: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> tuple[str, int]:
+    """All text that a notebook shows, and how many pictures."""
+    monkeypatch.setenv("STTS_TRACKING_URI", tracked.uri)
+    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+    notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+    NotebookClient(notebook, timeout=120, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}).execute()
+    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    return "\n".join(map(_text, shown)), sum("image/png" in output.get("data", {}) for output in shown)
 
 
 def _text(output: Any) -> str:

@@ -25,6 +25,12 @@ STYLE = {
     "stts_no_aux": ("#D55E00", "D", "STTS without auxiliary loss"),
     "heuristic": ("#009E73", "s", "Heuristic"),
     "random": ("#E69F00", "^", "Random"),
+    "tome": ("#56B4E9", "P", "ToMe"),
+    "heuristic_reference": ("#7A5195", "X", "Heuristic with a running reference"),
+    "post_vit_heuristic": ("#8C564B", "*", "Heuristic after the ViT"),
+    "fewer_frames": ("#999933", "<", "Fewer frames"),
+    "coarser_pooling": ("#AA4499", ">", "Coarser pooling"),
+    "text_only": ("#6B6B6B", "d", "Text only"),
 }
 _OTHER = ("#CC79A7", "v")
 _GREY = "#6B6B6B"

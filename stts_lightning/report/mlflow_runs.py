@@ -49,6 +49,7 @@ def tracking_client(tracking: TrackingConfig) -> MlflowClient:
     alone, two of them run the same migrations and one dies of it. Later writes wait for each other in SQLite.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls home
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # it warns where git is not installed
     for name in ("alembic", "mlflow.store.db.utils"):  # a line for each migration of a new database
         logging.getLogger(name).setLevel(logging.WARNING)
@@ -123,7 +124,8 @@ def finish_run(run_id: str, result: Result | None, run_dir: str | Path, status: 
             from stts_lightning.report.figures import contact_sheet
 
             contact_sheet({result.method: folder.decisions}, folder.contact_sheet)
-    log_files(client, run_id, (folder.config, folder.result, folder.predictions, folder.contact_sheet, folder.log))
+    files = (folder.config, folder.result, folder.predictions, folder.decisions, folder.contact_sheet, folder.log)
+    log_files(client, run_id, files)
     for predictions in sorted(folder.benchmarks.glob("*/predictions.jsonl")):
         client.log_artifact(run_id, str(predictions), f"benchmarks/{predictions.parent.name}")
     client.set_terminated(run_id, status)

@@ -164,6 +164,16 @@ def interval(difference: Difference) -> str:
     return f"{difference.low:+.3f} to {difference.high:+.3f}"
 
 
+def seeds_compared(ones: Sequence[Path], others: Sequence[Path]) -> str:
+    """A sentence on two methods, given the predictions of their runs, a pair a seed."""
+    pairs = [(read_answers(a.parent), read_answers(b.parent)) for a, b in zip(ones, others, strict=True)]
+    found = paired_difference(pairs)
+    return (
+        f"{found.mean:+.3f}, 95 % interval {interval(found)}, {found.questions} questions on {found.videos} videos, "
+        f"{len(pairs)} seed{'s' * (len(pairs) > 1)}."
+    )
+
+
 def compare(one: str | Path, other: str | Path) -> str:
     """What `make compare` prints: overall, then by category.
 
