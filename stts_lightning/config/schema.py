@@ -169,7 +169,7 @@ class GeneratedConfig:
         for key in ("num_static", "num_flicker", "num_decoys", "decoy_slots", "camera_pixels"):
             if getattr(self, key) < 0:
                 raise ValueError(f"data.generated.{key}={getattr(self, key)} must be 0 or more.")
-        if self.decoy_slots > self.num_slots - 2:
+        if self.num_decoys and self.decoy_slots > self.num_slots - 2:
             raise ValueError(
                 f"data.generated.decoy_slots={self.decoy_slots} does not fit: of num_slots={self.num_slots} sampled "
                 "frames the first and the last show nothing new."
