@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +17,13 @@ from stts_lightning.benchmark.subtitles import subtitle_text
 from stts_lightning.config import Config
 from stts_lightning.data.encode import Encoder
 from stts_lightning.data.generate import write_h264
+from stts_lightning.data.images import crop_image, join_tables, read_image
 from stts_lightning.data.prompts import BOS, user_turn
 from stts_lightning.video.clip import Clip
 from stts_lightning.video.patches import frames_to_patches, window_table
 from stts_lightning.video.reader import ClipReader
 
 PICTURES = (".jpg", ".jpeg", ".png")
-ImageInputs = Callable[[Item], dict[str, Tensor]]
 
 
 class Asked(NamedTuple):
@@ -34,11 +34,7 @@ class Asked(NamedTuple):
 
 
 class Molmo2Answerer:
-    """Answers questions about videos with a pruned (or stock) Molmo2.
-
-    ``image_inputs`` makes the model's inputs (one row of ``input_ids``, pixels and what goes with them) of a question
-    about pictures, whose prompt is ``item.prompt``; without it such questions are refused.
-    """
+    """Answers questions about videos and pictures with a pruned (or stock) Molmo2."""
 
     def __init__(
         self,
@@ -46,13 +42,11 @@ class Molmo2Answerer:
         tokenizer: PreTrainedTokenizerBase,
         config: Config,
         benchmark: Benchmark,
-        image_inputs: ImageInputs | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.config = config
         self.benchmark = benchmark
-        self.image_inputs = image_inputs
         backbone = config.backbone
         self.side = backbone.image_size // backbone.patch_size
         self.encoder = Encoder(tokenizer, -(-self.side // backbone.window), config.data.max_text_tokens)
@@ -74,13 +68,8 @@ class Molmo2Answerer:
 
     def _batch(self, items: Sequence[Item]) -> list[str]:
         if any(item.images for item in items):
-            return [self._about_pictures(item) for item in items]
+            return [self._generate(self.picture_inputs(item))[0] for item in items]
         return self._generate(self.inputs([self.ask(item) for item in items]))
-
-    def _about_pictures(self, item: Item) -> str:
-        if self.image_inputs is None:
-            raise ValueError(f"benchmark {self.benchmark.name} shows pictures, and no image_inputs were given.")
-        return self._generate(self.image_inputs(item))[0]
 
     def ask(self, item: Item) -> Asked:
         """Decode and build one prompt: BOS, timed frames, subtitles near them, the question."""
@@ -122,6 +111,32 @@ class Molmo2Answerer:
             inputs["video_grids"] = torch.tensor([[len(clip), rows, rows] for clip in frames])
         return inputs
 
+    def picture_inputs(self, item: Item) -> dict[str, Tensor]:
+        """One prompt: BOS, the pictures as a whole and in crops, the question.
+
+        Raises:
+            ImageError: a picture that cannot be read.
+        """
+        backbone, settings = self.config.backbone, self.config.image
+        read = [read_image(f"{item.id}, picture {i}", ref.read()) for i, ref in enumerate(item.images, start=1)]
+        pictures = [crop_image(pixels, backbone, settings) for pixels in read]
+        grids = [picture.grid for picture in pictures]
+        input_ids = torch.tensor(
+            [self.encoder.image_prefix(grids, settings) + self._ids(user_turn(item.prompt))], dtype=torch.long
+        )
+        num_crops = [len(picture.pixels) for picture in pictures]
+        crops = torch.from_numpy(np.concatenate([picture.pixels for picture in pictures]))
+        tables = [picture.table_MP for picture in pictures]
+        return {
+            "input_ids": input_ids,
+            "attention_mask": torch.ones_like(input_ids),
+            "mm_token_type_ids": torch.isin(input_ids, self.encoder.vision_ids).long(),
+            "pixel_values": frames_to_patches(crops, backbone.patch_size),
+            "image_token_pooling": join_tables(tables, [count * self.side**2 for count in num_crops]),
+            "image_grids": torch.tensor(grids),
+            "image_num_crops": torch.tensor(num_crops),
+        }
+
     @torch.no_grad()
     def _generate(self, inputs: dict[str, Any]) -> list[str]:
         device = self.model.device
@@ -137,10 +152,9 @@ def molmo2_answerer(
     tokenizer: PreTrainedTokenizerBase,
     config: Config,
     benchmark: Benchmark,
-    image_inputs: ImageInputs | None = None,
 ) -> Molmo2Answerer:
     """An answerer for `run_benchmark` from a model that `load_backbone` or `load_pruned` gave."""
-    return Molmo2Answerer(model, tokenizer, config, benchmark, image_inputs)
+    return Molmo2Answerer(model, tokenizer, config, benchmark)
 
 
 def playable(video: Path, frames_fps: float | None) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from stts_lightning.benchmark.answer import ImageInputs, molmo2_answerer
+from stts_lightning.benchmark.answer import molmo2_answerer
 from stts_lightning.benchmark.averages import image_averages, video_averages
 from stts_lightning.benchmark.declare import Benchmark, load_benchmark
 from stts_lightning.benchmark.items import Item
@@ -26,7 +26,6 @@ def evaluate_benchmarks(
     model: Any,
     tokenizer: PreTrainedTokenizerBase | None,
     folder: Path,
-    image_inputs: ImageInputs | None = None,
 ) -> Results:
     """Ask the model every benchmark of ``config.benchmark.names`` and print what it comes to.
 
@@ -35,11 +34,11 @@ def evaluate_benchmarks(
     """
     settings = config.benchmark
     results: Results = {}
-    for benchmark, (items, dropped) in look_up(config, image_inputs is not None):
+    for benchmark, (items, dropped) in look_up(config):
         answerer = None
         if settings.control != "random_choice":
             assert tokenizer is not None
-            answerer = molmo2_answerer(_ready(model, config), tokenizer, config, benchmark, image_inputs)
+            answerer = molmo2_answerer(_ready(model, config), tokenizer, config, benchmark)
         result = run_benchmark(
             benchmark, items, answerer or _nobody, control=settings.control, seed=config.seed, dropped=dropped
         )
@@ -53,22 +52,16 @@ def evaluate_benchmarks(
     return results
 
 
-def look_up(config: Config, sees_pictures: bool = False) -> list[tuple[Benchmark, Loaded]]:
+def look_up(config: Config) -> list[tuple[Benchmark, Loaded]]:
     """Every benchmark that is asked for, with its questions. A training calls this before it starts, so that what is
     missing is not found out at its end.
 
     Raises:
-        ValueError: a benchmark of pictures without ``sees_pictures``, and what `load_benchmark` and `load_items` raise.
+        ValueError: what `load_benchmark` and `load_items` raise.
     """
     settings = config.benchmark
-    seeing = settings.control == "none"
     asked = [load_benchmark(name) for name in settings.names]
-    blind = [b.name for b in asked if seeing and not b.has_video and not sees_pictures]
-    if blind:
-        raise ValueError(
-            f"benchmark.names: {', '.join(blind)} show pictures, which this command does not hand to the model. Leave "
-            "them out, or call evaluate_benchmarks with image_inputs."
-        )
+    seeing = settings.control == "none"
     return [(b, load_items(b, settings.root, limit=settings.limit, need_media=seeing)) for b in asked]
 
 

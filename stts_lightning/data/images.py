@@ -6,6 +6,7 @@ S: side of a crop in pixels; n: patches on one side of a crop; w: patches on one
 
 from __future__ import annotations
 
+import io
 from itertools import product
 from math import prod
 from pathlib import Path
@@ -44,8 +45,11 @@ class Tiling(NamedTuple):
     width_px: int
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: str | Path, encoded: bytes | None = None) -> np.ndarray:
     """(H, W, 3) uint8, turned as the file's EXIF says.
+
+    Args:
+        encoded: the file's content where there is no file; ``path`` then is its name in messages.
 
     Raises:
         ImageError: missing, empty, cut short or no picture.
@@ -53,7 +57,7 @@ def read_image(path: Path) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path if encoded is None else io.BytesIO(encoded)) as image:
             return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except FileNotFoundError:
         raise ImageError(f"{path}: no such file. Check the path, and that the disk is mounted.") from None

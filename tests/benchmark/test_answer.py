@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,15 @@ from stts_lightning import apply_stts
 from stts_lightning.benchmark import load_benchmark, load_items, run_benchmark
 from stts_lightning.benchmark.answer import molmo2_answerer, playable
 from stts_lightning.benchmark.evaluate import benchmark_model, cells, evaluate_benchmarks, stderrs
-from stts_lightning.config import BackboneConfig, BenchmarkConfig, Config, PruneConfig, TrainerConfig, VideoConfig
+from stts_lightning.config import (
+    BackboneConfig,
+    BenchmarkConfig,
+    Config,
+    ImageConfig,
+    PruneConfig,
+    TrainerConfig,
+    VideoConfig,
+)
 from stts_lightning.runs import Result, RunDir, hashed, read_result, write_result
 
 SIDE, PATCH = 6, 4  # patches of a frame, pixels of a patch: 4 windows of 3 x 3
@@ -162,18 +171,44 @@ def test_without_vision_the_model_sees_the_prompt_alone(loaded, pruned, tiny_tok
     assert items[0].prompt in shown and "frame_start" not in shown and "0.0" not in shown
 
 
-def test_questions_about_pictures_go_through_the_seam(loaded, pruned, tiny_tokenizer, config):
+@pytest.mark.parametrize("name", ["ai2d", "muir_bench"])  # one picture, and several
+def test_questions_about_pictures_are_stock_molmo2_s_own(loaded, pruned, tiny_tokenizer, config, name):
+    """Pictures cut and written into the prompt by transformers' own processors, answered by the stock model."""
+    from port_images import image_text, preprocess
+
+    from stts_lightning.data.images import read_image
+    from stts_lightning.molmo2.patch import PruneHandle
+
+    config.image = ImageConfig(max_crops=4, overlap_margins=[1, 1], window=3)
+    benchmark, items, _ = loaded(name)
+    item = max(items, key=lambda item: len(item.images))
+    assert (len(item.images) > 1) == (name == "muir_bench")
+    answer = molmo2_answerer(pruned, tiny_tokenizer, config, benchmark)
+    text = answer(item)
+    inputs = answer.picture_inputs(item)
+
+    pictures = [torch.from_numpy(read_image("", ref.read())) for ref in item.images]
+    ported = preprocess(pictures, config.backbone, config.image)
+    for key in ("pixel_values", "image_token_pooling", "image_grids", "image_num_crops"):
+        torch.testing.assert_close(inputs[key].float(), ported[key].float(), rtol=0, atol=1e-5)
+    written = [image_text(tuple(grid.tolist()), config.image) for grid in ported["image_grids"]]
+    if len(written) > 1:
+        written = [f"Image {number}{picture}" for number, picture in enumerate(written, start=1)]
+    prompt = f"<|im_end|>{''.join(written)}<|im_start|>user\n{item.prompt}<|im_end|>\n<|im_start|>assistant\n"
+    ids = tiny_tokenizer(prompt, add_special_tokens=False, return_tensors="pt").input_ids
+    assert torch.equal(inputs["input_ids"], ids)
+    PruneHandle(pruned).remove()
+    given = {**ported, "input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    given["mm_token_type_ids"] = inputs["mm_token_type_ids"]
+    out = pruned.generate(**given, max_new_tokens=benchmark.max_new_tokens, do_sample=False)[0, ids.shape[1] :]
+    assert text == tiny_tokenizer.decode(out, skip_special_tokens=True).strip()
+
+
+def test_a_picture_that_cannot_be_read_is_named(loaded, pruned, tiny_tokenizer, config):
     benchmark, items, _ = loaded("ai2d")
-    with pytest.raises(ValueError, match="ai2d shows pictures, and no image_inputs"):
-        molmo2_answerer(pruned, tiny_tokenizer, config, benchmark)(items[0])
-    asked = []
-
-    def image_inputs(item: Any) -> dict[str, torch.Tensor]:
-        asked.append(item.images[0].read()[:4])
-        return {"input_ids": torch.tensor([tiny_tokenizer(item.prompt).input_ids])}
-
-    text = molmo2_answerer(pruned, tiny_tokenizer, config, benchmark, image_inputs)(items[0])
-    assert isinstance(text, str) and asked == [b"\x89PNG"]
+    broken = replace(items[0], images=(SimpleNamespace(read=lambda: b"no picture"),))
+    with pytest.raises(ValueError, match=f"{items[0].id}, picture 1"):
+        molmo2_answerer(pruned, tiny_tokenizer, config, benchmark)(broken)
 
 
 def test_a_folder_of_pictures_plays_as_a_video(lay_out):

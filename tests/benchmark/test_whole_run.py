@@ -69,7 +69,7 @@ def test_a_training_ends_with_its_benchmarks(tmp_path, video_bytes, root, capsys
 
 @pytest.mark.parametrize(
     ("names", "said"),
-    [("[next_qa]", "benchmark next_qa"), ("[ai2d]", "ai2d show pictures")],
+    [("[next_qa]", "benchmark next_qa"), ("[ai2d]", "benchmark ai2d")],
 )
 def test_what_cannot_be_asked_stops_a_training_before_it_begins(tmp_path, video_bytes, names, said, monkeypatch):
     overrides = small(tmp_path, video_bytes, tmp_path / "nowhere")
