@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import NamedTuple
 
 SHORT = ("next_qa", "perception_test", "mvbench", "tomato", "motion_bench", "temp_compass")
@@ -25,20 +26,21 @@ class Averages(NamedTuple):
 
 def video_averages(cells: Mapping[str, float | None]) -> Averages:
     """Short, long, and the mean of the two: not the mean of thirteen. A missing cell leaves the mean to the rest."""
-    short, long = _mean(cells, SHORT), _mean(cells, LONG)
-    both = None if short is None or long is None else (short + long) / 2
+    short, long = mean_of(cells, SHORT), mean_of(cells, LONG)
+    both = None if short is None or long is None else mean_of({"short": short, "long": long}, ("short", "long"))
     return Averages(short, long, both, _missing(cells, SHORT + LONG))
 
 
 def image_averages(cells: Mapping[str, float | None]) -> Averages:
     """One image, several images, and the mean of all thirteen cells."""
-    images, several = _mean(cells, IMAGE), _mean(cells, MULTI_IMAGE)
-    return Averages(images, several, _mean(cells, IMAGE + MULTI_IMAGE), _missing(cells, IMAGE + MULTI_IMAGE))
+    images, several = mean_of(cells, IMAGE), mean_of(cells, MULTI_IMAGE)
+    return Averages(images, several, mean_of(cells, IMAGE + MULTI_IMAGE), _missing(cells, IMAGE + MULTI_IMAGE))
 
 
-def _mean(cells: Mapping[str, float | None], names: Sequence[str]) -> float | None:
-    values = [value for name in names if (value := cells.get(name)) is not None]
-    return sum(values) / len(values) if values else None
+def mean_of(cells: Mapping[str, float | None], names: Sequence[str]) -> float | None:
+    """The mean of those of the named cells that there are, exact: a printed average must not hang on a last bit."""
+    known = [value for value in (cells.get(name) for name in names) if value is not None]
+    return float(sum(Decimal(repr(value)) for value in known) / len(known)) if known else None
 
 
 def _missing(cells: Mapping[str, float | None], names: Sequence[str]) -> tuple[str, ...]:

@@ -11,11 +11,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from stts_lightning.benchmark.averages import image_averages, mean_of, video_averages
+
 PUBLISHED = Path(__file__).with_name("published.yaml")
 RULES = ("video", "halves", "image", "speedup")
-SHORT = ("next_qa", "perception_test", "mvbench", "tomato", "motion_bench", "temp_compass")
-LONG = ("video_mme", "video_mme_sub", "long_video", "long_video_sub", "mlvu", "lvbench", "video_eval_pro")
-MULTI_IMAGE = ("muirbench", "mmiu")
 MAX_TEXT_TOKENS = 2048  # of a padded training example (paper 4.3)
 TOKENS_PER_FRAME = 81
 Cells = dict[str, float | None]
@@ -70,15 +69,8 @@ def recomputed(table: PublishedTable, row: PublishedRow, tables: Mapping[int, Pu
         number, _, name = row.same_as.partition("/")
         other = next(r for r in tables[int(number)].rows if r.name == name)
         return recomputed(tables[int(number)], other, tables)
-    if table.rule == "video":
-        found = video_averages(row.cells)
-    elif table.rule == "image":
-        singles = [column for column in table.columns if column not in MULTI_IMAGE]
-        found = {
-            "image": mean_of(row.cells, singles),
-            "multi_image": mean_of(row.cells, MULTI_IMAGE),
-            "average": mean_of(row.cells, table.columns),
-        }
+    if table.rule in ("video", "image"):
+        found = averages(row.cells, table.rule)
     elif table.rule == "halves":
         found = {"short": None, "long": None, "average": mean_of(row.printed, ("short", "long"))}
     else:
@@ -87,17 +79,13 @@ def recomputed(table: PublishedTable, row: PublishedRow, tables: Mapping[int, Pu
     return {name: found[name] for name in table.printed}
 
 
-def video_averages(cells: Mapping[str, float | None]) -> Cells:
-    """Short, long and overall average of cells by benchmark; those that are not there are left out of the means."""
-    averages: Cells = {"short": mean_of(cells, SHORT), "long": mean_of(cells, LONG)}
-    both = all(value is not None for value in averages.values())
-    return averages | {"average": mean_of(averages, ("short", "long")) if both else None}
-
-
-def mean_of(cells: Mapping[str, float | None], names: Sequence[str]) -> float | None:
-    """The mean of those of the named cells that there are."""
-    known = [value for value in (cells.get(name) for name in names) if value is not None]
-    return float(sum(Decimal(repr(value)) for value in known) / len(known)) if known else None
+def averages(cells: Mapping[str, float | None], rule: str) -> Cells:
+    """The three averages of a video or image table, by name; of groups without a cell there is none."""
+    if rule == "image":
+        images, several, average, _ = image_averages(cells)
+        return {"image": images, "multi_image": several, "average": average}
+    short, long, average, _ = video_averages(cells)
+    return {"short": short, "long": long, "average": average}
 
 
 def verdict(printed: float | None, computed: float | None, *, decimals: int = 1, slack: float = 0.05) -> str:

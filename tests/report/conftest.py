@@ -8,10 +8,10 @@ import pytest
 from page_parser import Page
 from recorded import Fake, bench_body, fresh, record_bench, record_sweep, tracking_in
 
+from stts_lightning.benchmark.averages import LONG, SHORT
 from stts_lightning.config import Config, TrackingConfig
 from stts_lightning.report.mlflow_runs import tracking_client
 from stts_lightning.report.page.main import write_page
-from stts_lightning.report.published import LONG, SHORT
 
 PNG = b"\x89PNG not really"
 MS = {("2 x 64", "0"): 1000.0, ("2 x 64", "30"): 800.0, ("1 x 256", "0"): 3000.0, ("1 x 256", "50"): 1200.0}

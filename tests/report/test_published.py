@@ -8,11 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from stts_lightning.config import REPOSITORY, method_names
+from stts_lightning.benchmark.averages import IMAGE, LONG, MULTI_IMAGE, SHORT
+from stts_lightning.config import REPOSITORY, benchmark_names, method_names
 from stts_lightning.report.published import (
-    LONG,
     PUBLISHED,
-    SHORT,
     PublishedRow,
     published_tables,
     recomputed,
@@ -35,6 +34,8 @@ def ones(number: int, name: str, frames: int | None = None) -> dict[str, float |
 def test_every_row_of_the_eight_tables_is_there() -> None:
     assert {n: len(t.rows) for n, t in TABLES.items()} == {1: 7, 2: 4, 3: 7, 4: 2, 5: 4, 6: 8, 7: 8, 8: 11}
     assert len(TABLES[1].columns) == 13 == len(TABLES[4].columns) and TABLES[1].columns == [*SHORT, *LONG]
+    assert TABLES[4].columns == [*IMAGE, *MULTI_IMAGE]
+    assert {*TABLES[1].columns, *TABLES[3].columns, *TABLES[4].columns} == {*benchmark_names()}
     assert {r.method for t in TABLES.values() for r in t.rows if r.method} <= set(method_names())
 
 

@@ -5,18 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from stts_lightning.benchmark.averages import IMAGE, LONG, MULTI_IMAGE, SHORT
 from stts_lightning.report.means import Mean
 from stts_lightning.report.page.experiments import Line, with_ours
 from stts_lightning.report.published import (
-    LONG,
-    MULTI_IMAGE,
-    SHORT,
     Cells,
     PublishedTable,
-    mean_of,
+    averages,
     recomputed,
     verdict,
-    video_averages,
 )
 
 DASH = "–"
@@ -138,11 +135,9 @@ def _with_error(mean: Mean, name: str) -> str:
 def _averages(cells: Cells, table: PublishedTable) -> Cells:
     """As the paper takes them, of groups that are whole: part of a group would be another average."""
     groups: dict[str, Sequence[str]] = {"short": SHORT, "long": LONG, "average": (*SHORT, *LONG)}
-    found = video_averages(cells)
     if table.rule == "image":
-        singles = [column for column in table.columns if column not in MULTI_IMAGE]
-        groups = {"image": singles, "multi_image": MULTI_IMAGE, "average": table.columns}
-        found = {name: mean_of(cells, columns) for name, columns in groups.items()}
+        groups = {"image": IMAGE, "multi_image": MULTI_IMAGE, "average": (*IMAGE, *MULTI_IMAGE)}
+    found = averages(cells, table.rule)
     return {name: found[name] for name in table.printed if all(column in cells for column in groups[name])}
 
 
