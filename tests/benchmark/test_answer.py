@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from databases import empty_database
 
 from stts_lightning import apply_stts
 from stts_lightning.benchmark import load_benchmark, load_items, run_benchmark
@@ -276,7 +277,7 @@ def test_mlflow_gets_a_number_a_benchmark_and_the_predictions(config, tmp_path):
     from stts_lightning.config import TrackingConfig, save_config
     from stts_lightning.report.mlflow_runs import finish_run, start_run, tracking_client
 
-    config.tracking = TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db", artifacts=str(tmp_path / "artifacts"))
+    config.tracking = TrackingConfig(uri=empty_database(tmp_path / "mlflow.db"), artifacts=str(tmp_path / "artifacts"))
     config.benchmark.names, config.benchmark.control = ["next_qa", "mvbench"], "random_choice"
     run = RunDir(tmp_path / "run")
     run.path.mkdir()

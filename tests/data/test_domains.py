@@ -197,7 +197,7 @@ def test_clips_without_the_knobs_are_what_they_were(name: str) -> None:
         ({"decoy": "flashes"}, "'flashes'.*Did you mean 'flash'"),
         ({"num_decoys": -1}, "num_decoys=-1"),
         ({"camera_pixels": -2.0}, "camera_pixels=-2.0"),
-        ({"decoy_slots": 7}, "decoy_slots=7 does not fit"),
+        ({"num_decoys": 1, "decoy_slots": 7}, "decoy_slots=7 does not fit"),
     ],
 )
 def test_knobs_out_of_range_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from databases import empty_database
 from rich.console import Console
 
 from stts_lightning.config import REPOSITORY, Config, SweepConfig, TrackingConfig, load_config
@@ -30,7 +31,7 @@ ALL = {
 
 
 def a_config(out: Path, seed: int = 0, tracking: bool = False) -> Config:
-    uri = f"sqlite:///{out}/m.db"
+    uri = empty_database(out / "m.db") if tracking and not (out / "m.db").exists() else f"sqlite:///{out}/m.db"
     return Config(
         output_dir=str(out),
         sweep=SweepConfig([50.0], ["stts"], ["tome"], seeds=[seed], jobs=3, test_time_scaling=True),
