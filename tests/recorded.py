@@ -8,7 +8,6 @@ from pathlib import Path
 from shutil import copy
 from typing import Any
 
-from databases import empty_database
 from report.fake_train import result, write_decisions, write_predictions
 
 from stts_lightning.config import Config, PruneConfig, SweepConfig, TrackingConfig, save_config
@@ -38,9 +37,7 @@ class Fake:
 
 
 def tracking_in(folder: Path) -> TrackingConfig:
-    return TrackingConfig(
-        uri=empty_database(folder / "mlflow.db"), artifacts=str(folder / "artifacts"), experiment="tried"
-    )
+    return TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", artifacts=str(folder / "artifacts"), experiment="tried")
 
 
 def record_sweep(

@@ -92,8 +92,9 @@ def test_scaled_frames_are_more_than_the_unpruned_model_sees_of_the_same_clips()
 
 def test_a_bench_is_a_run_with_its_json(tmp_path: Path) -> None:
     config = load_config(
-        [f"output_dir={tmp_path}", f"tracking.uri={empty_database(tmp_path / 'm.db')}", f"tracking.artifacts={tmp_path}/files",
-         "experiment.rounds=1", "experiment.shapes=[[2,3]]"], "inference_throughput",
+        [f"output_dir={tmp_path}", f"tracking.uri={empty_database(tmp_path / 'm.db')}",
+         f"tracking.artifacts={tmp_path}/files", "experiment.rounds=1", "experiment.shapes=[[2,3]]"],
+        "inference_throughput",
     )  # fmt: skip
     assert run_experiment(config) == 0
     client = tracking_client(config.tracking)

@@ -10,7 +10,6 @@ from typing import Any
 
 import nbformat
 import pytest
-from databases import empty_database
 from nbclient import NotebookClient
 from recorded import Fake, record_sweep, tracking_in
 from rich.console import Console
@@ -32,9 +31,7 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     config = Config(
         output_dir=str(out),
         sweep=SweepConfig(percents=[50.0], methods=["stts"], seeds=[0, 1], jobs=2),
-        tracking=TrackingConfig(
-            uri=empty_database(out / "mlflow.db"), artifacts=str(out / "artifacts"), experiment="tried"
-        ),
+        tracking=TrackingConfig(uri=f"sqlite:///{out}/mlflow.db", artifacts=str(out / "artifacts"), experiment="tried"),
     )
     assert run_sweep(config, command=(sys.executable, str(FAKE_TRAIN)), console=Console(quiet=True)) == 0
     return config.tracking
