@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from stts_lightning.config import BENCHMARK_CONTROLS
+from stts_lightning.config.declaration import check_one_of, read_declaration
 
-from stts_lightning.config import BENCHMARK_CONTROLS, CONF_DIR, benchmark_names
-
-BENCHMARK_DIR = CONF_DIR / "benchmark"
 GROUPS = ("short", "long", "image", "multi_image")
 OPTIONS = ("plain", "labelled", "literal", "numbered", "lines", "in_question", "captions", "yes_no", "none")
 ANSWERS = ("index", "letter", "any_letter", "text", "line", "yes_no", "free", "list", "votes", "auto")
@@ -113,24 +109,9 @@ def load_benchmark(name: str | Path) -> Benchmark:
     Raises:
         ValueError: no such benchmark, an unknown key or a value that is not allowed; names the nearest valid one.
     """
-    path = Path(name)
-    if path.suffix != ".yaml":
-        path = BENCHMARK_DIR / f"{name}.yaml"
-    if not path.is_file():
-        names = benchmark_names()
-        raise ValueError(f"benchmark {str(name)!r}: no such file {path}.{_near(str(name), names)} {_listed(names)}")
-    merged = OmegaConf.structured(Benchmark)
-    OmegaConf.set_struct(merged, True)
-    for names_of_its_own in (merged.ask, merged.media.folders):
-        OmegaConf.set_struct(names_of_its_own, False)
-    try:
-        benchmark = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.load(path)))
-    except ConfigKeyError as error:
-        key = str(error.full_key)
-        raise ValueError(f"{path}: unknown key {key!r}.{_near(key.split('.')[-1], _known_keys())}") from None
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {error.full_key or '?'}: {str(error).splitlines()[0]}") from None
-    assert isinstance(benchmark, Benchmark)
+    benchmark, path = read_declaration(
+        Benchmark, "benchmark", name, _known_keys(), lambda merged: (merged.ask, merged.media.folders)
+    )
     _check(benchmark, path)
     return benchmark
 
@@ -140,9 +121,8 @@ def _check(benchmark: Benchmark, path: Path) -> None:
     from stts_lightning.benchmark.prompts import FORMATS
     from stts_lightning.benchmark.score import METRICS
 
-    def one_of(key: str, value: str, allowed: Any) -> None:
-        if value not in allowed:
-            raise ValueError(f"{path}: {key}={value!r} is not allowed.{_near(value, allowed)} {_listed(allowed)}")
+    def one_of(key: str, value: str, allowed: Iterable[str]) -> None:
+        check_one_of(path, key, value, allowed)
 
     one_of("name", benchmark.name, (path.stem,))
     one_of("group", benchmark.group, GROUPS)
@@ -162,12 +142,3 @@ def _check(benchmark: Benchmark, path: Path) -> None:
 
 def _known_keys() -> list[str]:
     return [f.name for kind in (Benchmark, Source, Columns, Media, Subtitles, Ask) for f in fields(kind)]
-
-
-def _near(word: str, words: Any) -> str:
-    near = difflib.get_close_matches(word, list(words), n=1, cutoff=0.4)
-    return f" Did you mean {near[0]!r}?" if near else ""
-
-
-def _listed(words: Any) -> str:
-    return f"There are: {', '.join(words)}."

@@ -1,5 +1,14 @@
 """One way to configure. The code sees dataclasses, never DictConfig."""
 
+from stts_lightning.config.data import (
+    BENCHMARK_CONTROLS,
+    BenchmarkConfig,
+    DataConfig,
+    GeneratedConfig,
+    GeneratedImagesConfig,
+    ImageConfig,
+    VideoConfig,
+)
 from stts_lightning.config.load import (
     GROUPS,
     as_dict,
@@ -9,29 +18,18 @@ from stts_lightning.config.load import (
     save_config,
     with_method,
 )
-from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR, REPOSITORY, benchmark_names, method_names
+from stts_lightning.config.model import FIXED_PERCENT, BackboneConfig, PruneConfig, TinyConfig, check_percent
+from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR, REPOSITORY, benchmark_names, host_names, method_names
 from stts_lightning.config.schema import (
-    BENCHMARK_CONTROLS,
-    FIXED_PERCENT,
     VARIANTS,
     AuxConfig,
-    BackboneConfig,
-    BenchmarkConfig,
     Config,
-    DataConfig,
     ExperimentConfig,
-    GeneratedConfig,
-    GeneratedImagesConfig,
-    ImageConfig,
     OptimConfig,
     PretrainConfig,
-    PruneConfig,
     SweepConfig,
-    TinyConfig,
     TrackingConfig,
     TrainerConfig,
-    VideoConfig,
-    check_percent,
 )
 
 __all__ = [
@@ -63,6 +61,7 @@ __all__ = [
     "benchmark_names",
     "check_percent",
     "flatten",
+    "host_names",
     "load_config",
     "method_names",
     "read_config",

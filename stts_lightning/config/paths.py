@@ -11,9 +11,18 @@ EXPERIMENTS_DIR = REPOSITORY / "experiments"
 
 def benchmark_names() -> tuple[str, ...]:
     """The benchmarks that conf/benchmark/ has a file of."""
-    return tuple(sorted(path.stem for path in (CONF_DIR / "benchmark").glob("*.yaml")))
+    return _names("benchmark")
+
+
+def host_names() -> tuple[str, ...]:
+    """The models that conf/host/ has a file of."""
+    return _names("host")
 
 
 def method_names() -> tuple[str, ...]:
     """The methods that conf/method/ has a file of."""
-    return tuple(sorted(path.stem for path in (CONF_DIR / "method").glob("*.yaml")))
+    return _names("method")
+
+
+def _names(group: str) -> tuple[str, ...]:
+    return tuple(sorted(path.stem for path in (CONF_DIR / group).glob("*.yaml")))

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-
-from stts_lightning.config import CONF_DIR
-
-HOST_DIR = CONF_DIR / "host"
+from stts_lightning.config.declaration import check_one_of, read_declaration
 
 
 @dataclass
@@ -39,41 +33,17 @@ def load_host(name: str | Path) -> HostSpec:
     Raises:
         ValueError: no such host, an unknown key or a value that is not allowed; names the nearest valid one.
     """
-    path = Path(name) if Path(name).suffix == ".yaml" else HOST_DIR / f"{name}.yaml"
-    if not path.is_file():
-        raise ValueError(f"host {str(name)!r}: no such file {path}.{_near(str(name), host_names())}")
-    merged = OmegaConf.structured(HostSpec)
-    OmegaConf.set_struct(merged, True)
-    try:
-        spec = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.load(path)))
-    except ConfigKeyError as error:
-        key = str(error.full_key)
-        raise ValueError(f"{path}: unknown key {key!r}.{_near(key, tuple(f.name for f in fields(HostSpec)))}") from None
-    except OmegaConfBaseException as error:
-        raise ValueError(f"{path}: {error.full_key or '?'}: {str(error).splitlines()[0]}") from None
-    assert isinstance(spec, HostSpec)
+    spec, path = read_declaration(HostSpec, "host", name, [f.name for f in fields(HostSpec)])
     _check(spec, path)
     return spec
-
-
-def host_names() -> tuple[str, ...]:
-    """The models that conf/host/ has a file of."""
-    return tuple(sorted(path.stem for path in HOST_DIR.glob("*.yaml")))
 
 
 def _check(spec: HostSpec, path: Path) -> None:
     from stts_lightning.hosts.families import FAMILIES
 
-    for key, allowed in (("model_class", tuple(FAMILIES)), ("dtype", ("bfloat16", "float16", "float32"))):
-        value = getattr(spec, key)
-        if value not in allowed:
-            raise ValueError(f"{path}: {key}={value!r} is not allowed.{_near(value, allowed)}")
+    check_one_of(path, "model_class", spec.model_class, FAMILIES)
+    check_one_of(path, "dtype", spec.dtype, ("bfloat16", "float16", "float32"))
     if min(spec.max_frames, spec.fps, spec.image_size, spec.patch_size, spec.max_pixels, spec.max_new_tokens) <= 0:
         raise ValueError(f"{path}: max_frames, fps, image_size, patch_size and the like must be greater than 0.")
     if not spec.pretrained:
         raise ValueError(f"{path}: pretrained is empty; it is the checkpoint's hub id or folder.")
-
-
-def _near(word: str, words: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(word, words, n=1, cutoff=0.4)
-    return f" Did you mean {near[0]!r}? There are: {', '.join(words)}." if near else f" There are: {', '.join(words)}."

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import transformers
 
-from stts_lightning.hosts.declare import HOST_DIR, host_names, load_host
+from stts_lightning.config import CONF_DIR, host_names
+from stts_lightning.hosts.declare import load_host
 
 
 @pytest.mark.parametrize("name", host_names())
@@ -32,7 +33,7 @@ def test_the_three_rows_of_table_1_are_there() -> None:
 )
 def test_a_wrong_declaration_is_named_with_its_neighbour(tmp_path: Path, line: str, said: str) -> None:
     key = line.split(":")[0]
-    shipped = (HOST_DIR / "qwen3_vl_4b.yaml").read_text().splitlines()
+    shipped = (CONF_DIR / "host" / "qwen3_vl_4b.yaml").read_text().splitlines()
     path = tmp_path / "mine.yaml"
     path.write_text("\n".join([*(row for row in shipped if not row.startswith(f"{key}:")), line]))
     with pytest.raises(ValueError, match=f"(?s)mine.yaml.*{said}"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from stts_lightning.config import CONF_DIR, REPOSITORY, load_config, method_names, schema
+from stts_lightning.config import CONF_DIR, REPOSITORY, PruneConfig, load_config, method_names
 from stts_lightning.prune import registry
 from stts_lightning.prune.registry import Host, build_scorer, find_method, register
 
@@ -77,12 +77,12 @@ def test_the_readme_s_new_method_prunes_as_written(tmp_path, monkeypatch, model,
 
 
 def test_configuration_knows_methods_from_their_files_alone():
-    assert schema.PruneConfig(method="tome").percent == 50
-    assert schema.PruneConfig(method="text_only", percent=30).percent == 100
-    assert schema.PruneConfig(method="none", percent=30).percent == 0
+    assert PruneConfig(method="tome").percent == 50
+    assert PruneConfig(method="text_only", percent=30).percent == 100
+    assert PruneConfig(method="none", percent=30).percent == 0
     assert Path(CONF_DIR / "method/tome.yaml").is_file()
     with pytest.raises(ValueError, match="prune.method='tomee'.*Did you mean 'tome'"):
-        schema.PruneConfig(method="tomee")
+        PruneConfig(method="tomee")
 
 
 def test_what_a_method_takes_does_not_pass_to_the_next():
