@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch.utils.data import Sampler
 
 
+@dataclass(eq=False)
 class StepSampler(Sampler[list[int]]):
     """The batches of a run in one order: one permutation after another, each from (seed, epoch).
 
@@ -17,25 +19,14 @@ class StepSampler(Sampler[list[int]]):
     world_size-th item.
     """
 
-    def __init__(
-        self,
-        num_items: int,
-        batch_size: int,
-        num_batches: int,
-        seed: int,
-        warmup_batches: int = 0,
-        done_batches: int = 0,
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.num_items = num_items
-        self.batch_size = batch_size
-        self.num_batches = num_batches
-        self.seed = seed
-        self.warmup_batches = warmup_batches
-        self.done_batches = done_batches
-        self.rank = rank
-        self.world_size = world_size
+    num_items: int
+    batch_size: int
+    num_batches: int
+    seed: int
+    warmup_batches: int = 0
+    done_batches: int = 0
+    rank: int = 0
+    world_size: int = 1
 
     def __len__(self) -> int:
         """Of the whole run: Lightning counts a resumed run's batches from its beginning."""

@@ -95,3 +95,19 @@ def shared_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the reference data in {folder}")
     return folder
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    """An mp4 of silence, without pictures."""
+    import av
+
+    path = tmp_path / "sound.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=48000, layout="mono")
+        for at in range(20):
+            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 48000, 1024 * at
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path

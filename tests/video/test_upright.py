@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from stts_lightning.video.clip import VideoError
@@ -13,16 +12,6 @@ def test_size_is_that_of_the_picture_turned_upright(video, rotation, wanted):
     assert upright_size(path) == wanted
 
 
-def test_a_file_without_pictures_is_an_error(tmp_path):
-    import av
-
-    path = tmp_path / "sound.mp4"
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("aac", rate=48000, layout="mono")
-        for at in range(20):
-            frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
-            frame.sample_rate, frame.pts = 48000, 1024 * at
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+def test_a_file_without_pictures_is_an_error(sound):
     with pytest.raises(VideoError, match="no picture"):
-        upright_size(path)
+        upright_size(sound)
