@@ -81,32 +81,38 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         logger = mlflow_logger(config, run_id)
     trainer = build_trainer(config, module, callbacks, logger)
 
-    last = run.checkpoints / "last.ckpt"
-    resume = last if last.is_file() else None
-    started = time.perf_counter()
     try:
-        if config.variant == "trained":
-            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
-        train_seconds = time.perf_counter() - started
-        write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)
-        started = time.perf_counter()
-        trainer.validate(module, datamodule=data, verbose=False)
-        eval_seconds = time.perf_counter() - started
+        seconds = _fit_and_validate(config, run, trainer, module, data)
+        result = _result(config, run, module, trainer, throughput, *seconds)
+        if trainer.is_global_zero:
+            asked = evaluate_benchmarks(config, module.model, tokenizer, run.benchmarks)
+            result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
+            _leave(run, result, module, tokenizer, decisions)
+            write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
     except BaseException:
         if run_id is not None:
             finish_run(run_id, None, run.path, status="FAILED")
         raise
-
-    result = _result(config, run, module, trainer, throughput, train_seconds, eval_seconds)
     if trainer.is_global_zero:
-        asked = evaluate_benchmarks(config, module.model, tokenizer, run.benchmarks)
-        result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
-        _leave(run, result, module, tokenizer, decisions)
-        write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
         if run_id is not None:
             finish_run(run_id, result, run.path, status="FINISHED")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ holds what a finished run leaves
     return result
+
+
+def _fit_and_validate(
+    config: Config, run: RunDir, trainer: pl.Trainer, module: STTSModule, data: VideoQuestionData
+) -> tuple[float, float]:
+    """Seconds of both. Where there is a checkpoint, the fit goes on from it."""
+    last = run.checkpoints / "last.ckpt"
+    started = time.perf_counter()
+    if config.variant == "trained":
+        resume = last if last.is_file() else None
+        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+    trained = time.perf_counter()
+    write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)
+    trainer.validate(module, datamodule=data, verbose=False)
+    return trained - started, time.perf_counter() - trained
 
 
 def _load(config: Config) -> tuple[STTSModule, PreTrainedTokenizerBase]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from stts_lightning.runs import git_commit
 from stts_lightning.sweep import run_sweep
 
 NOTEBOOKS = sorted((REPOSITORY / "notebooks").glob("*.ipynb"))
+Execute = Callable[[str], tuple[str, int]]
 FAKE_TRAIN = REPOSITORY / "tests" / "report" / "fake_train.py"
 
 
@@ -69,10 +71,24 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return "here"
 
 
-def test_sweep_notebook_shows_table_figures_and_origin(
-    tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    text, pictures = execute("sweep", tracked, kernel, tmp_path, monkeypatch)
+@pytest.fixture
+def execute(tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Execute:
+    """``execute("sweep")``: all text that a notebook shows, and how many pictures."""
+
+    def run(name: str) -> tuple[str, int]:
+        monkeypatch.setenv("STTS_TRACKING_URI", tracked.uri)
+        monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
+        notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
+        where = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(notebook, timeout=120, kernel_name=kernel, resources=where).execute()
+        shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+        return "\n".join(map(_text, shown)), sum("image/png" in output.get("data", {}) for output in shown)
+
+    return run
+
+
+def test_sweep_notebook_shows_table_figures_and_origin(tracked: TrackingConfig, execute: Execute) -> None:
+    text, pictures = execute("sweep")
     assert "tried" in text and "parent run" in text and tracked.uri in text
     for column in ("prune_percent", "accuracy_stderr", "kept_tokens", "peak_memory_gib"):
         assert column in text
@@ -81,27 +97,27 @@ def test_sweep_notebook_shows_table_figures_and_origin(
 
 
 def test_layer_depth_notebook_shows_a_row_a_layer(
-    recorded: dict[str, str], tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: dict[str, str], tracked: TrackingConfig, execute: Execute
 ) -> None:
-    text, pictures = execute("layer_depth", tracked, kernel, tmp_path, monkeypatch)
+    text, pictures = execute("layer_depth")
     assert recorded["layer_depth"] in text and tracked.uri in text and git_commit() in text
     assert "| stts | 50 | trained | 0 | 62.00 | 2.00 | 2.00 | 2 | 64 |" in text  # 0.60 and 0.64
     assert "| stts | 50 | trained | 3 | 75.00 | 2.00 |  | 1 | 64 |" in text and pictures == 1
 
 
 def test_degradation_notebook_shows_our_rows_and_the_papers_error(
-    recorded: dict[str, str], tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: dict[str, str], tracked: TrackingConfig, execute: Execute
 ) -> None:
-    text, pictures = execute("degradation", tracked, kernel, tmp_path, monkeypatch)
+    text, pictures = execute("degradation")
     assert recorded["degradation"] in text and tracked.uri in text and git_commit() in text
     assert "| random | 90 | trained | 0 | 41.00 | 2.00 |  | 1 | 13 |" in text
     assert "the long average is printed as 58.4, its cells give 57.94" in text and pictures == 1
 
 
 def test_scorer_notebook_relates_the_decisions_in_mlflow(
-    recorded: dict[str, str], tracked: TrackingConfig, kernel: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    recorded: dict[str, str], tracked: TrackingConfig, execute: Execute
 ) -> None:
-    text, pictures = execute("what_a_scorer_keeps", tracked, kernel, tmp_path, monkeypatch)
+    text, pictures = execute("what_a_scorer_keeps")
     assert recorded["what_is_pruned"] in text and tracked.uri in text and git_commit() in text
     # Two clips of 8 and 5 frames of 16 windows, without their frames 0.
     assert re.search(r"\| stts \| 176 \| \d+% \| [+-]\d\.\d\d \| [+-]\d\.\d\d \|", text)
@@ -117,18 +133,6 @@ def test_notebook_says_what_to_run_where_its_sweep_is_missing(empty: TrackingCon
 def test_notebooks_are_committed_without_outputs(path: Path) -> None:
     for cell in nbformat.read(path, as_version=4).cells:
         assert not cell.get("outputs") and cell.get("execution_count") is None
-
-
-def execute(
-    name: str, tracked: TrackingConfig, kernel: str, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, int]:
-    """All text that a notebook shows, and how many pictures."""
-    monkeypatch.setenv("STTS_TRACKING_URI", tracked.uri)
-    monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
-    notebook = nbformat.read(REPOSITORY / "notebooks" / f"{name}.ipynb", as_version=4)
-    NotebookClient(notebook, timeout=120, kernel_name=kernel, resources={"metadata": {"path": str(folder)}}).execute()
-    shown = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
-    return "\n".join(map(_text, shown)), sum("image/png" in output.get("data", {}) for output in shown)
 
 
 def _text(output: Any) -> str:
