@@ -54,9 +54,10 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("model", type=Path, help="the model/ folder of a run")
     evaluate.add_argument("--percent", type=float, help="prune another share than it was trained with")
     configurable(evaluate)
-    benchmark = command("benchmark", _benchmark, "Ask a model folder the questions of public benchmarks.")
+    benchmark = command("benchmark", _benchmark, "Ask a model the questions of public benchmarks.")
     benchmark.add_argument("names", help="files of conf/benchmark/, comma-separated")
     benchmark.add_argument("--model", type=Path, help="the model/ folder of a run; random_choice needs none")
+    benchmark.add_argument("--host", help="another model, unpruned: a file of conf/host/")
     benchmark.add_argument("--percent", type=float, help="prune another share than it was trained with")
     benchmark.add_argument("--root", help="the folder that holds one folder a benchmark")
     benchmark.add_argument("--control", help="none, no_vision or random_choice")
@@ -138,6 +139,13 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     overrides = [f"benchmark.{key}={value}" for key, value in given.items() if value is not None]
     overrides.append(f"benchmark.names=[{arguments.names}]")
     config = load_config([*arguments.overrides, *overrides], arguments.experiment)
+    if arguments.host is not None:
+        if arguments.model is not None or arguments.percent is not None:
+            raise ValueError("--host asks another model, unpruned; leave out --model and --percent.")
+        from stts_lightning.benchmark.host import benchmark_host
+
+        benchmark_host(config, arguments.host, arguments.out)
+        return 0
     from stts_lightning.benchmark.evaluate import benchmark_model
 
     benchmark_model(config, arguments.model, arguments.percent, arguments.out)

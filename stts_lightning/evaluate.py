@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
-from stts_lightning.benchmark.evaluate import evaluate_benchmarks
+from stts_lightning.benchmark.evaluate import evaluate_benchmarks, molmo2_answers
 from stts_lightning.config import Config
 from stts_lightning.data.datamodule import VideoQuestionData
 from stts_lightning.lit.module import STTSModule
@@ -44,5 +44,6 @@ def evaluate(config: Config, model: Path, percent: float | None = None) -> float
     print(f"accuracy {accuracy.mean:.3f}{stderr}")
     for category, value in by_category(hits, [p.category for p in module.predictions]).items():
         print(f"  {category} {value:.3f}")
-    evaluate_benchmarks(config, pruned.model, pruned.tokenizer, model.parent / "benchmarks")
+    answers = molmo2_answers(pruned.model, pruned.tokenizer, config)
+    evaluate_benchmarks(config, answers, model.parent / "benchmarks")
     return accuracy.mean

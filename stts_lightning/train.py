@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
 from transformers import PreTrainedTokenizerBase
 
-from stts_lightning.benchmark.evaluate import cells, evaluate_benchmarks, look_up, stderrs
+from stts_lightning.benchmark.evaluate import cells, evaluate_benchmarks, look_up, molmo2_answers, stderrs
 from stts_lightning.config import Config
 from stts_lightning.data.datamodule import VideoQuestionData
 from stts_lightning.lit.callbacks import (
@@ -85,7 +85,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         seconds = _fit_and_validate(config, run, trainer, module, data)
         result = _result(config, run, module, trainer, throughput, *seconds)
         if trainer.is_global_zero:
-            asked = evaluate_benchmarks(config, module.model, tokenizer, run.benchmarks)
+            asked = evaluate_benchmarks(config, molmo2_answers(module.model, tokenizer, config), run.benchmarks)
             result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
             _leave(run, result, module, tokenizer, decisions)
             write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)

@@ -19,9 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 from stts_lightning.config import Config, VideoConfig, load_config
 from stts_lightning.data.datamodule import VideoQuestionData
-from stts_lightning.data.generate import make_clip, write_h264
+from stts_lightning.data.generate import make_clip
 from stts_lightning.molmo2.load import tiny_tokenizer
 from stts_lightning.video.reader import ClipReader
+from stts_lightning.video.write import write_h264
 
 WAYS = (("decord", "molmo2"), ("decord", "decoder"), ("pyav", "molmo2"), ("pyav", "decoder"))
 TIMEOUT_S = 600.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,14 +15,12 @@ from stts_lightning.benchmark.items import Item
 from stts_lightning.benchmark.subtitles import subtitle_text
 from stts_lightning.config import Config
 from stts_lightning.data.encode import Encoder
-from stts_lightning.data.generate import write_h264
 from stts_lightning.data.images import crop_image, join_tables, read_image
 from stts_lightning.data.prompts import BOS, user_turn
 from stts_lightning.video.clip import Clip
 from stts_lightning.video.patches import frames_to_patches, window_table
 from stts_lightning.video.reader import ClipReader
-
-PICTURES = (".jpg", ".jpeg", ".png")
+from stts_lightning.video.write import playable
 
 
 class Asked(NamedTuple):
@@ -155,28 +152,3 @@ def molmo2_answerer(
 ) -> Molmo2Answerer:
     """An answerer for `run_benchmark` from a model that `load_backbone` or `load_pruned` gave."""
     return Molmo2Answerer(model, tokenizer, config, benchmark)
-
-
-def playable(video: Path, frames_fps: float | None) -> Path:
-    """The video itself, or an mp4 made once of a folder of pictures, beside that folder (MVBench, TVQA's frames)."""
-    if not video.is_dir():
-        return video
-    if frames_fps is None:
-        raise ValueError(f"{video} is a folder; media.frames_fps says at how many frames a second its pictures play.")
-    made = video.with_name(f"{video.name}.made_of_pictures.mp4")
-    if not made.is_file():
-        pictures = sorted(path for path in video.iterdir() if path.suffix.lower() in PICTURES)
-        if not pictures:
-            raise ValueError(f"{video} holds no pictures.")
-        aside = made.with_name(f"{made.stem}.part.mp4")
-        write_h264(aside, map(_even_picture, pictures), round(frames_fps))
-        aside.replace(made)
-    return made
-
-
-def _even_picture(path: Path) -> np.ndarray:
-    """Pixels of a picture, cut to even sides, as H.264 wants them."""
-    from PIL import Image
-
-    pixels = np.asarray(Image.open(path).convert("RGB"))
-    return pixels[: pixels.shape[0] // 2 * 2, : pixels.shape[1] // 2 * 2]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -21,35 +21,53 @@ from stts_lightning.config import Config
 Results = dict[str, BenchmarkResult]
 
 
+class Answerer(Protocol):
+    """What `run_benchmark` asks, and what ends its decoding process."""
+
+    def __call__(self, item: Item) -> str: ...
+
+    def close(self) -> None: ...
+
+
+AnswererOf = Callable[[Benchmark], Answerer]
+
+
 def evaluate_benchmarks(
     config: Config,
-    model: Any,
-    tokenizer: PreTrainedTokenizerBase | None,
+    answerer_of: AnswererOf | None,
     folder: Path,
 ) -> Results:
-    """Ask the model every benchmark of ``config.benchmark.names`` and print what it comes to.
+    """Ask every benchmark of ``config.benchmark.names`` and print what it comes to.
 
     Predictions and numbers of each go to ``folder/<name>/``, or ``folder/<name>.<control>/``. All sources are looked
-    up before the first question is asked. ``model`` and ``tokenizer`` may be None for the control random_choice.
+    up before the first question is asked.
+
+    Args:
+        answerer_of: who answers a benchmark, such as `molmo2_answers`; None will do for the control random_choice.
     """
     settings = config.benchmark
     results: Results = {}
     for benchmark, (items, dropped) in look_up(config):
         answerer = None
         if settings.control != "random_choice":
-            assert tokenizer is not None
-            answerer = molmo2_answerer(_ready(model, config), tokenizer, config, benchmark)
+            assert answerer_of is not None
+            answerer = answerer_of(benchmark)
         result = run_benchmark(
             benchmark, items, answerer or _nobody, control=settings.control, seed=config.seed, dropped=dropped
         )
         if answerer is not None:
             answerer.close()
-        save_result(result, folder / _folder_name(benchmark, settings.control))
+        save_result(result, folder / _folder_name(benchmark.name, settings.control))
         print(describe(result))
         results[benchmark.name] = result
-    for line in _averages(cells(results)):
+    for line in _averages({name: result.accuracy for name, result in results.items()}):
         print(line)
     return results
+
+
+def molmo2_answers(model: Any, tokenizer: PreTrainedTokenizerBase, config: Config) -> AnswererOf:
+    """A pruned or stock Molmo2 answers."""
+    return lambda benchmark: molmo2_answerer(_ready(model, config), tokenizer, config, benchmark)
 
 
 def look_up(config: Config) -> list[tuple[Benchmark, Loaded]]:
@@ -66,13 +84,14 @@ def look_up(config: Config) -> list[tuple[Benchmark, Loaded]]:
 
 
 def cells(results: Mapping[str, BenchmarkResult]) -> dict[str, float]:
-    """Accuracy (0-1) by benchmark."""
-    return {name: result.accuracy for name, result in results.items()}
+    """Accuracy (0-1) by benchmark; a control's under a name of its own."""
+    return {_folder_name(name, result.control): result.accuracy for name, result in results.items()}
 
 
 def stderrs(results: Mapping[str, BenchmarkResult]) -> dict[str, float]:
-    """Standard error by benchmark; one with a single video has none."""
-    return {name: result.stderr for name, result in results.items() if result.stderr is not None}
+    """Standard error by benchmark, named as in `cells`; one with a single video has none."""
+    found = {_folder_name(name, result.control): result.stderr for name, result in results.items()}
+    return {name: stderr for name, stderr in found.items() if stderr is not None}
 
 
 def benchmark_model(config: Config, model: Path | None, percent: float | None, out: Path | None) -> Results:
@@ -86,13 +105,15 @@ def benchmark_model(config: Config, model: Path | None, percent: float | None, o
     if model is None:
         if control != "random_choice":
             raise ValueError(f"--model names the model to ask; benchmark.control={control} needs one.")
-        return evaluate_benchmarks(config, None, None, out or Path(config.output_dir) / "benchmarks")
+        return evaluate_benchmarks(config, None, out or Path(config.output_dir) / "benchmarks")
     from stts_lightning.molmo2.checkpoint import load_pruned
 
     pruned = load_pruned(model, dtype=getattr(torch, config.backbone.dtype), attention=config.backbone.attention)
     if percent is not None:
         pruned.handle.percent = percent
-    return evaluate_benchmarks(config, pruned.model, pruned.tokenizer, out or model.parent / "benchmarks")
+    return evaluate_benchmarks(
+        config, molmo2_answers(pruned.model, pruned.tokenizer, config), out or model.parent / "benchmarks"
+    )
 
 
 def _ready(model: Any, config: Config) -> Any:
@@ -105,8 +126,8 @@ def _nobody(item: Item) -> str:
     raise AssertionError("the control random_choice asks nobody")
 
 
-def _folder_name(benchmark: Benchmark, control: str) -> str:
-    return benchmark.name if control == "none" else f"{benchmark.name}.{control}"
+def _folder_name(name: str, control: str) -> str:
+    return name if control == "none" else f"{name}.{control}"
 
 
 def _averages(values: Mapping[str, float]) -> list[str]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from stts_lightning.config import GeneratedConfig
 from stts_lightning.data.paint import paint
 from stts_lightning.data.scene import ask, dense_labels, draw_scene
+from stts_lightning.video.write import write_h264
 
 FORMAT = 1  # raise it when scenes, questions or encoding change: old sets are then made anew
 LATER_KNOBS = ("num_decoys", "decoy", "decoy_slots", "camera_pixels")
@@ -82,22 +82,3 @@ def make_clip(job: tuple[Path, str, int, GeneratedConfig]) -> list[dict[str, Any
         rows.append({"id": f"{split}-{index:05d}-{number:02d}", "video": name, **question})
     rows[0]["dense"] = dense_labels(scene, config)
     return rows
-
-
-def write_h264(path: Path, frames: Iterable[np.ndarray], fps: int, keyframe_interval: int | None = None) -> None:
-    """Encode (H, W, 3) uint8 frames as an mp4, with a key frame every so many frames, or where x264 sees fit."""
-    import av
-
-    options = {"crf": "18", "preset": "veryfast", "threads": "1"}
-    if keyframe_interval is not None:
-        options["x264-params"] = f"keyint={keyframe_interval}:min-keyint={keyframe_interval}:scenecut=0"
-    frames = iter(frames)
-    first = next(frames)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.height, stream.width = first.shape[:2]
-        stream.pix_fmt = "yuv420p"
-        stream.options = options
-        for frame in itertools.chain([first], frames):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())

@@ -11,7 +11,6 @@ import torch
 
 from stts_lightning.config import Config
 from stts_lightning.data.datamodule import VideoQuestionData
-from stts_lightning.data.generate import write_h264
 from stts_lightning.experiment.models import models_left
 from stts_lightning.molmo2.checkpoint import Pruned, load_pruned
 from stts_lightning.molmo2.load import tiny_tokenizer
@@ -20,6 +19,7 @@ from stts_lightning.report.figures import contact_sheet
 from stts_lightning.report.film import side_by_side
 from stts_lightning.video import Clip, ClipReader
 from stts_lightning.video.patches import frames_to_patches, video_grid, window_table
+from stts_lightning.video.write import write_h264
 
 SHOWN_PIXELS = 192  # side of a shown frame; at least the model's own
 

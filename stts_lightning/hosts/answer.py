@@ -20,17 +20,26 @@ from stts_lightning.hosts.pixels import Size
 from stts_lightning.video.clip import Clip
 from stts_lightning.video.reader import ClipReader
 from stts_lightning.video.upright import upright_size
+from stts_lightning.video.write import playable
 
 
 class Item(Protocol):
     """What an answerer reads of a benchmark's question; times in seconds."""
 
-    prompt: str
-    video: Path | None
-    start: float | None
-    end: float | None
-    subtitles: Any
-    images: Any
+    @property
+    def prompt(self) -> str: ...
+    @property
+    def video(self) -> Path | None: ...
+    @property
+    def decoder(self) -> str: ...
+    @property
+    def start(self) -> float | None: ...
+    @property
+    def end(self) -> float | None: ...
+    @property
+    def subtitles(self) -> Any: ...
+    @property
+    def images(self) -> Any: ...
 
 
 class Host(NamedTuple):
@@ -72,6 +81,7 @@ def build_answerer(
     host: Host | None = None,
     max_new_tokens: int | None = None,
     subtitle_text: SubtitleText | None = None,
+    frames_fps: float | None = None,
     timeout_s: float = 30.0,
 ) -> HostAnswerer:
     """An answerer for the benchmarks' runner.
@@ -80,12 +90,14 @@ def build_answerer(
         host: loaded already, for several benchmarks; null loads it.
         max_new_tokens: the benchmark's; null takes the declaration's.
         subtitle_text: what a prompt shows of an item's subtitles; null takes texts as they are.
+        frames_fps: of a video that is a folder of pictures.
         timeout_s: to decode one clip.
     """
     return HostAnswerer(
         host or load_host_model(spec),
         max_new_tokens or spec.max_new_tokens,
         subtitle_text or _as_it_is,
+        frames_fps,
         ClipReader(timeout_s=timeout_s),
     )
 
@@ -93,11 +105,19 @@ def build_answerer(
 class HostAnswerer:
     """Answers questions about videos; close it, or use it in a `with` block, to end the process that decodes."""
 
-    def __init__(self, host: Host, max_new_tokens: int, subtitle_text: SubtitleText, reader: ClipReader) -> None:
+    def __init__(
+        self,
+        host: Host,
+        max_new_tokens: int,
+        subtitle_text: SubtitleText,
+        frames_fps: float | None,
+        reader: ClipReader,
+    ) -> None:
         self.host = host
         self.family = FAMILIES[host.spec.model_class]
         self.max_new_tokens = max_new_tokens
         self.subtitle_text = subtitle_text
+        self.frames_fps = frames_fps
         self.reader = reader
 
     def __enter__(self) -> HostAnswerer:
@@ -123,8 +143,9 @@ class HostAnswerer:
             raise ValueError(f"host {self.host.spec.name} is asked about videos only, and this question has pictures.")
         if item.video is None:
             return self._encode(self._prompt(item.prompt, None), {})
-        clip = self._read(item)
-        size = Size(*upright_size(item.video))
+        video = playable(item.video, self.frames_fps)
+        clip = self._read(item, video)
+        size = Size(*upright_size(video))
         shown = self.family.show(clip, size, self.host.spec, self.host.model.config, self._video_token())
         text = self.subtitle_text(item.subtitles, clip.times) + item.prompt
         return self._encode(self._prompt(text, shown), shown.tensors)
@@ -140,16 +161,16 @@ class HostAnswerer:
         )
         return str(tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)).strip()
 
-    def _read(self, item: Item) -> Clip:
-        assert item.video is not None
+    def _read(self, item: Item, video: Path) -> Clip:
         spec = self.host.spec
         return self.reader.read(
-            item.video,
+            video,
             size=spec.image_size,
             max_frames=spec.max_frames,
             max_fps=spec.fps,
             start=item.start,
             end=item.end,
+            decoder=item.decoder,
             resize="decoder",  # its filter widens as the picture shrinks, which is nearer to these models' antialias
         )
 

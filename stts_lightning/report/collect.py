@@ -12,7 +12,14 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from stts_lightning.config import Config, TrackingConfig, flatten
-from stts_lightning.report.mlflow_runs import EXPERIMENT_TAG, KIND_TAG, PARENT_TAG, VARIANT_TAG, tracking_client
+from stts_lightning.report.mlflow_runs import (
+    EXPERIMENT_TAG,
+    HOST_TAG,
+    KIND_TAG,
+    PARENT_TAG,
+    VARIANT_TAG,
+    tracking_client,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -41,7 +48,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True)
 class Run:
-    """A run of MLflow, whatever its kind: sweep, run, pretrain or bench."""
+    """A run of MLflow, whatever its kind: sweep, run, pretrain, bench or host."""
 
     id: str
     name: str
@@ -64,6 +71,11 @@ class Run:
     @property
     def seed(self) -> int:
         return int(self.params["seed"])
+
+    @property
+    def host(self) -> str:
+        """The file of conf/host/, for a run of that kind."""
+        return self.tags[HOST_TAG]
 
     @property
     def commit(self) -> str:

@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PARENT_TAG = "mlflow.parentRunId"
-KIND_TAG = "stts.kind"  # sweep, run, pretrain or bench: how a notebook finds the sweeps
+KIND_TAG = "stts.kind"  # sweep, run, pretrain, bench or host: how a notebook finds the sweeps
 EXPERIMENT_TAG = "stts.experiment"  # the name of the file in experiments/
 QUICK_TAG = "stts.quick"  # True: its numbers mean nothing
+HOST_TAG = "stts.host"  # the name of the file in conf/host/
 VARIANT_TAG = "stts.variant"  # trained, inference_only or test_time_scaling
+BENCHMARK = "eval/benchmark/"  # before a benchmark's name
+BENCHMARK_ERROR = "eval/benchmark_stderr/"
 PARAMS_A_CALL = 100  # MLflow's limit
 METRICS_A_CALL = 1000  # MLflow's limit
 
@@ -143,10 +146,16 @@ def result_metrics(result: Result) -> dict[str, float]:
         "train/peak_memory_gib": result.peak_memory_gib,
         "train/seconds": result.train_seconds,
         **{f"eval/accuracy/{category}": value for category, value in result.by_category.items()},
-        **{f"eval/benchmark/{name}": value for name, value in result.benchmarks.items()},
-        **{f"eval/benchmark_stderr/{name}": value for name, value in result.benchmarks_stderr.items()},
+        **benchmark_metrics(result.benchmarks, result.benchmarks_stderr),
     }
     return {key: value for key, value in values.items() if value is not None}
+
+
+def benchmark_metrics(accuracies: Mapping[str, float], stderrs: Mapping[str, float]) -> dict[str, float]:
+    """Accuracy (0-1) and standard error by benchmark, under their MLflow names."""
+    return {BENCHMARK + name: value for name, value in accuracies.items()} | {
+        BENCHMARK_ERROR + name: value for name, value in stderrs.items()
+    }
 
 
 def log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> None:

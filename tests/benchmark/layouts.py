@@ -29,7 +29,7 @@ class Layout:
 
 
 def clip(path: Path) -> bytes:
-    from stts_lightning.data.generate import write_h264
+    from stts_lightning.video.write import write_h264
 
     rng = np.random.default_rng(0)
     write_h264(path, (rng.integers(0, 255, (32, 32, 3), dtype=np.uint8) for _ in range(FRAMES)), FPS)

@@ -15,8 +15,8 @@ from databases import empty_database
 
 from stts_lightning import apply_stts
 from stts_lightning.benchmark import load_benchmark, load_items, run_benchmark
-from stts_lightning.benchmark.answer import molmo2_answerer, playable
-from stts_lightning.benchmark.evaluate import benchmark_model, cells, evaluate_benchmarks, stderrs
+from stts_lightning.benchmark.answer import molmo2_answerer
+from stts_lightning.benchmark.evaluate import benchmark_model, cells, evaluate_benchmarks, molmo2_answers, stderrs
 from stts_lightning.config import (
     BackboneConfig,
     BenchmarkConfig,
@@ -27,6 +27,7 @@ from stts_lightning.config import (
     VideoConfig,
 )
 from stts_lightning.runs import Result, RunDir, hashed, read_result, write_result
+from stts_lightning.video.write import playable
 
 SIDE, PATCH = 6, 4  # patches of a frame, pixels of a patch: 4 windows of 3 x 3
 
@@ -229,7 +230,7 @@ def test_a_folder_of_pictures_plays_as_a_video(lay_out):
 def test_a_configurations_benchmarks_are_asked_printed_and_saved(pruned, tiny_tokenizer, config, tmp_path, capsys):
     config.benchmark.names = ["next_qa", "mlvu"]
     config.benchmark.limit = 2
-    results = evaluate_benchmarks(config, pruned, tiny_tokenizer, tmp_path)
+    results = evaluate_benchmarks(config, molmo2_answers(pruned, tiny_tokenizer, config), tmp_path)
     assert list(results) == ["next_qa", "mlvu"]
     for name, result in results.items():
         lines = [json.loads(line) for line in (tmp_path / name / "predictions.jsonl").read_text().splitlines()]
@@ -241,7 +242,7 @@ def test_a_configurations_benchmarks_are_asked_printed_and_saved(pruned, tiny_to
 
 
 def test_no_benchmarks_no_work(config, tmp_path, capsys):
-    assert evaluate_benchmarks(config, None, None, tmp_path) == {}
+    assert evaluate_benchmarks(config, None, tmp_path) == {}
     assert capsys.readouterr().out == "" and not list(tmp_path.iterdir())
 
 
@@ -258,7 +259,7 @@ def test_what_is_missing_is_found_before_the_first_question(config, tmp_path, pr
     config.benchmark.names, config.benchmark.root = ["next_qa", "tomato"], str(tmp_path)
     monkeypatch.setattr(pruned, "generate", lambda **_: pytest.fail("asked"))
     with pytest.raises(ValueError, match="benchmark next_qa"):
-        evaluate_benchmarks(config, pruned, tiny_tokenizer, tmp_path)
+        evaluate_benchmarks(config, molmo2_answers(pruned, tiny_tokenizer, config), tmp_path)
 
 
 def test_runs_that_ask_nothing_keep_their_hash(config):
@@ -282,16 +283,18 @@ def test_mlflow_gets_a_number_a_benchmark_and_the_predictions(config, tmp_path):
     run = RunDir(tmp_path / "run")
     run.path.mkdir()
     save_config(config, run.config)
-    asked = evaluate_benchmarks(config, None, None, run.benchmarks)
+    asked = evaluate_benchmarks(config, None, run.benchmarks)
     result = Result("stts", 50, 0, 0.5, None, 8, None, None, None, 0, 0, 2, benchmarks=cells(asked),
                     benchmarks_stderr=stderrs(asked))  # fmt: skip
     run_id = start_run(config, run.path, name="run")
     finish_run(run_id, result, run.path)
     client = tracking_client(config.tracking)
     metrics = client.get_run(run_id).data.metrics
-    assert metrics["eval/benchmark/mvbench"] == asked["mvbench"].accuracy
-    assert metrics["eval/benchmark_stderr/mvbench"] == pytest.approx(asked["mvbench"].stderr)
-    assert "eval/benchmark_stderr/next_qa" not in metrics  # one video alone
+    # A control has a name of its own: it must not pass for the benchmark's number.
+    assert metrics["eval/benchmark/mvbench.random_choice"] == asked["mvbench"].accuracy
+    assert metrics["eval/benchmark_stderr/mvbench.random_choice"] == pytest.approx(asked["mvbench"].stderr)
+    assert "eval/benchmark/mvbench" not in metrics
+    assert "eval/benchmark_stderr/next_qa.random_choice" not in metrics  # one video alone
     artifacts = {a.path for a in client.list_artifacts(run_id, "benchmarks/mvbench.random_choice")}
     assert artifacts == {"benchmarks/mvbench.random_choice/predictions.jsonl"}
 

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from stts_lightning.data.generate import write_h264
 from stts_lightning.video.clip import VideoError
 from stts_lightning.video.decode import RESIZERS, decode_clip
 from stts_lightning.video.sample import frames_at, sample_times
+from stts_lightning.video.write import write_h264
 
 SIZE = 64
 

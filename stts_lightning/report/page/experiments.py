@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from stts_lightning.report.collect import Key
@@ -10,6 +10,7 @@ from stts_lightning.report.figures import style
 from stts_lightning.report.means import Mean
 from stts_lightning.report.published import PublishedRow, PublishedTable
 
+HOST_COMMAND = "python -m stts_lightning benchmark NAME,.. --root ROOT --host"
 VARIANTS = {"trained": "", "inference_only": "inference only", "test_time_scaling": "test-time scaling"}
 
 
@@ -62,6 +63,11 @@ class Line:
     layer: int | None = None  # None: whatever ours has
     published: PublishedRow | None = None
 
+    @property
+    def model(self) -> str | None:
+        """Another model than ours, by its name in conf/host/."""
+        return self.published.model if self.published else None
+
     def matches(self, key: Key) -> bool:
         same = (self.method, self.percent, self.variant) == (key.method, key.percent, key.variant)
         return same and self.layer in (None, key.layer)
@@ -109,15 +115,18 @@ def label_of(method: str, variant: str = "trained") -> str:
     return f"{name}, {VARIANTS.get(variant, variant)}" if variant != "trained" else name
 
 
-def not_run(experiment: Experiment, planned: Iterable[Line], keys: Iterable[Key]) -> list[str]:
-    """A sentence, with the line that would run it, for each planned row that no key fills."""
+def not_run(
+    experiment: Experiment, planned: Iterable[Line], keys: Iterable[Key], hosts: Container[str | None]
+) -> list[str]:
+    """A sentence, with the line that would run it, for each planned row that neither a key nor a host fills."""
     planned, keys = list(planned), list(keys)
     sentences = []
-    strangers = [line.label for line in planned if line.method is None]
-    if strangers:
-        sentences.append(f"Not run: {', '.join(strangers)}, which are other models, on the benchmarks.")
     for line in planned:
-        if line.method is None or any(line.matches(key) for key in keys):
+        if line.model is not None:
+            if line.model not in hosts:
+                sentences.append(f"Not run: {line.label}, another model. `{HOST_COMMAND} {line.model}` runs it.")
+            continue
+        if any(line.matches(key) for key in keys):
             continue
         where = f" at {line.percent:g} %" if line.percent and line.method != "text_only" else ""
         where += f", l = {line.layer}" if line.layer is not None else ""

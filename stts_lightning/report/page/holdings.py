@@ -35,6 +35,10 @@ class Holdings:
     def all_of(self, experiment: str, kind: str) -> list[Run]:
         return [run for run in self.runs if run.kind == kind and run.experiment == experiment]
 
+    def hosts(self) -> dict[str, Run]:
+        """The newest evaluation of each other model, by its name in conf/host/."""
+        return {run.host: run for run in self.runs if run.kind == "host" and run.status == "FINISHED"}
+
     def settings(self, experiment: str) -> list[Setting]:
         """Real ones first."""
         found = dict.fromkeys(run.setting for run in self.of(experiment, "run"))

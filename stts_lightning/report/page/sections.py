@@ -10,7 +10,7 @@ from stts_lightning.report.collect import Run, Setting, artifacts
 from stts_lightning.report.curves import curves, svg
 from stts_lightning.report.means import Mean, averaged
 from stts_lightning.report.page import html
-from stts_lightning.report.page.experiments import Experiment, label_of, lines, not_run
+from stts_lightning.report.page.experiments import Experiment, Line, label_of, lines, not_run
 from stts_lightning.report.page.figures import layer_panel, speed_figure, strength_figure
 from stts_lightning.report.page.holdings import PREDICTIONS, Holdings
 from stts_lightning.report.page.speed import bars, machine_line, speed_grid
@@ -69,12 +69,12 @@ def _accuracy(experiment: Experiment, held: Holdings, tables: Tables) -> list[st
     parts = []
     if not settings and table is not None:
         parts.append(html.table(accuracy_grid(planned, [], table, tables, "nothing: no run has finished")))
-        parts += _figure(experiment, [], table, tables, "")
+        parts += _benchmarks(held, planned, [], table) + _figure(experiment, [], table, tables, "")
     for setting in settings:
         mine = [run for run in runs if run.setting == setting]
         parts += _of_setting(experiment, held, setting, averaged(mine), tables)
     real = [run.key for run in runs if not run.setting.quick]
-    parts.append(html.bullets(not_run(experiment, planned, real)))
+    parts.append(html.bullets(not_run(experiment, planned, real, held.hosts())))
     failed = sum(run.status != "FINISHED" for run in held.all_of(experiment.name, "run"))
     if failed:
         parts.append(html.paragraph(f"{_count(failed, 'run')} of this experiment did not finish and are not shown."))
@@ -91,11 +91,8 @@ def _of_setting(
         parts.append(html.paragraph(QUICK_WARNING, warning=True))
     parts.append(html.table(accuracy_grid(planned, means, table, tables, data)))
     parts.append(html.paragraph(_how_many([r for mean in means for r in mean.runs], sum(m.superseded for m in means))))
-    evaluated = any(benchmark_cells(mean) for mean in means)
-    if table is not None and (table.columns or evaluated):
-        parts.append(html.table(benchmark_grid(planned, means, table)))
-        if not evaluated:
-            parts.append(html.paragraph("Not run: none of these runs was evaluated on the benchmarks."))
+    if table is not None:
+        parts += _benchmarks(held, planned, means, table)
     layered = len({mean.key.layer for mean in means}) > 1
     label: dict[object, str] = {mean.key: _name(mean, layered) for mean in means}
     if table is not None and (own := other_grid(means, label, table)) is not None:
@@ -107,6 +104,18 @@ def _of_setting(
     parts += _pictures(held, means)
     parts += _paired(held, means)
     return [*parts, *_origins([run for mean in means for run in mean.runs])]
+
+
+def _benchmarks(held: Holdings, planned: Sequence[Line], means: Sequence[Mean], table: PublishedTable) -> list[str]:
+    """The cells, where the paper prints them or ours have some; and the origins of other models' cells."""
+    evaluated = any(benchmark_cells(mean.metrics("")) for mean in means)
+    if not (table.columns or evaluated):
+        return []
+    hosts = held.hosts()
+    parts = [html.table(benchmark_grid(planned, means, table, hosts))]
+    if means and not evaluated:
+        parts.append(html.paragraph("Not run: none of these runs was evaluated on the benchmarks."))
+    return parts + _origins([hosts[line.model] for line in planned if line.model in hosts])
 
 
 def _figure(

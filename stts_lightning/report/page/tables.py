@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stts_lightning.benchmark.averages import IMAGE, LONG, MULTI_IMAGE, SHORT
+from stts_lightning.report.collect import Run
 from stts_lightning.report.means import Mean
+from stts_lightning.report.mlflow_runs import BENCHMARK, BENCHMARK_ERROR
 from stts_lightning.report.page.experiments import Line, with_ours
 from stts_lightning.report.published import (
     Cells,
@@ -17,8 +19,6 @@ from stts_lightning.report.published import (
 )
 
 DASH = "–"
-BENCHMARK = "eval/benchmark/"
-BENCHMARK_ERROR = "eval/benchmark_stderr/"
 NAMES = {"short": "Short", "long": "Long", "average": "Average", "image": "Image", "multi_image": "Multi-image"}
 OURS = ("accuracy %", "± questions", "± seeds", "seeds", "frames", "vision tokens", "clips/s", "GiB")
 
@@ -82,8 +82,14 @@ def _ours(mean: Mean | None) -> list[str]:
     ]
 
 
-def benchmark_grid(planned: Sequence[Line], means: Sequence[Mean], table: PublishedTable) -> Grid:
-    """Cell by cell: a row of the paper, below it ours where a run was evaluated on any of the benchmarks."""
+def benchmark_grid(
+    planned: Sequence[Line], means: Sequence[Mean], table: PublishedTable, hosts: Mapping[str, Run]
+) -> Grid:
+    """Cell by cell: a row of the paper, below it ours where a run was evaluated on any of the benchmarks.
+
+    Args:
+        hosts: other models that we asked, by their names in conf/host/.
+    """
     columns = _benchmarks(table)
     rows = []
     seen = set()
@@ -93,10 +99,11 @@ def benchmark_grid(planned: Sequence[Line], means: Sequence[Mean], table: Publis
             seen.add(id(line.published))
             cells = [number(line.published.cells.get(column)) for column in columns]
             rows.append([name, "paper", *cells, *(number(line.published.printed[key]) for key in table.printed)])
-        ours = benchmark_cells(mean) if mean else {}
-        if mean is not None and any(column in ours for column in columns):
+        metrics = mean.metrics("") if mean else _metrics_of(hosts.get(line.model or ""))
+        ours = benchmark_cells(metrics)
+        if any(column in ours for column in columns):
             averages = _averages(ours, table)
-            cells = [_with_error(mean, column) for column in columns]
+            cells = [_with_error(metrics, column) for column in columns]
             rows.append([name, "ours", *cells, *(number(averages.get(key), 2) for key in table.printed)])
     head = ["", "whose", *columns, *(NAMES[key] for key in table.printed)]
     return Grid(f"The benchmarks of table {table.number}, accuracy in %", head, rows)
@@ -105,21 +112,26 @@ def benchmark_grid(planned: Sequence[Line], means: Sequence[Mean], table: Publis
 def other_grid(means: Sequence[Mean], label: Mapping[object, str], table: PublishedTable) -> Grid | None:
     """What ours was evaluated on that the paper's table has no column for, such as the embedded set's images."""
     known = _benchmarks(table)
-    names = sorted({name for mean in means for name in benchmark_cells(mean) if name not in known})
+    names = sorted({name for mean in means for name in benchmark_cells(mean.metrics("")) if name not in known})
     counts = {mean.key: mean.metrics("images/") for mean in means}
     counted = sorted({name for found in counts.values() for name in found})
     if not names and not counted:
         return None
     rows = []
     for mean in means:
-        told = [_with_error(mean, name) for name in names]
+        told = [_with_error(mean.metrics(""), name) for name in names]
         rows.append([label[mean.key], *told, *(number(counts[mean.key].get(name), 0) for name in counted)])
     return Grid("Ours alone, accuracy in %", ["", *names, *(name.replace("_", " ") for name in counted)], rows)
 
 
-def benchmark_cells(mean: Mean) -> Cells:
+def _metrics_of(run: Run | None) -> Mapping[str, float]:
+    return run.metrics if run else {}
+
+
+def benchmark_cells(metrics: Mapping[str, float]) -> Cells:
     """Accuracy in % by benchmark, of a run that was evaluated on some."""
-    return {name: 100 * value for name, value in mean.metrics(BENCHMARK).items()}
+    found = {key.removeprefix(BENCHMARK): value for key, value in metrics.items() if key.startswith(BENCHMARK)}
+    return {name: 100 * value for name, value in found.items()}
 
 
 def _benchmarks(table: PublishedTable) -> Sequence[str]:
@@ -127,8 +139,8 @@ def _benchmarks(table: PublishedTable) -> Sequence[str]:
     return table.columns or (*SHORT, *LONG)
 
 
-def _with_error(mean: Mean, name: str) -> str:
-    value, error = mean.metric(BENCHMARK + name), mean.metric(BENCHMARK_ERROR + name)
+def _with_error(metrics: Mapping[str, float], name: str) -> str:
+    value, error = metrics.get(BENCHMARK + name), metrics.get(BENCHMARK_ERROR + name)
     return number(value, 1, 100) + ("" if value is None or error is None else f" ± {number(error, 1, 100)}")
 
 
