@@ -12,7 +12,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # before `datasets` is imported: no test may
 os.environ["HF_DATASETS_CACHE"] = tempfile.mkdtemp(prefix="datasets-")
 
 import pytest
-from layouts import LAYOUTS, Layout, clip, write
+from layout import Layout, clip, write
+from layouts import LAYOUTS
 
 from stts_lightning.benchmark import Benchmark, Item, load_benchmark, load_items
 

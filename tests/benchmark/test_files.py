@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from layouts import LAYOUTS, PICTURE, VIDEO, cell, picture, write
+from layout import PICTURE, VIDEO, cell, picture, write
+from layouts import LAYOUTS
 
 from stts_lightning.benchmark import load_benchmark, load_items
 from stts_lightning.config import CONF_DIR, benchmark_names

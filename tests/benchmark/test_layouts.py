@@ -104,13 +104,13 @@ def test_mlvu_shows_both_means(loaded):
 
 def test_mmiu_keeps_a_right_answer_that_is_no_option(lay_out):
     import pyarrow.parquet as pq
-    from layouts import _parquet
+    from layout import write_parquet
 
     folder = lay_out("mmiu")
     path = folder / "mmiu/data/test-00000-of-00001.parquet"
     rows = pq.read_table(path).to_pylist()
     rows[1]["output"] = "G"
-    _parquet(path, rows)
+    write_parquet(path, rows)
     benchmark = load_benchmark("mmiu")
     items = load_items(benchmark, folder).items
     assert run_benchmark(benchmark, items, lambda item: "B").accuracy == 0.5
