@@ -168,9 +168,10 @@ def seeds_compared(ones: Sequence[Path], others: Sequence[Path]) -> str:
     """A sentence on two methods, given the predictions of their runs, a pair a seed."""
     pairs = [(read_answers(a.parent), read_answers(b.parent)) for a, b in zip(ones, others, strict=True)]
     found = paired_difference(pairs)
+    by_seed = ", ".join(f"{value:+.3f}" for value in found.by_seed)
     return (
-        f"{found.mean:+.3f}, 95 % interval {interval(found)}, {found.questions} questions on {found.videos} videos, "
-        f"{len(pairs)} seed{'s' * (len(pairs) > 1)}."
+        f"{found.mean:+.3f}, 95 % interval over the videos {interval(found)}, "
+        f"{found.questions} questions on {found.videos} videos; by seed {by_seed}."
     )
 
 

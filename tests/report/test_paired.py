@@ -9,7 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stts_lightning.report.paired import compare, paired_difference, read_answers, sweep_pairs, write_paired
+from stts_lightning.report.paired import (
+    compare,
+    paired_difference,
+    read_answers,
+    seeds_compared,
+    sweep_pairs,
+    write_paired,
+)
 from stts_lightning.runs import Result
 
 RNG = np.random.default_rng(3)
@@ -60,6 +67,14 @@ def test_interval_is_a_bootstraps_over_videos(tmp_path: Path) -> None:
     assert found.mean == pytest.approx(by_video.mean())
     assert (found.low, found.high) == pytest.approx(np.quantile(drawn, [0.025, 0.975]), abs=0.006)
     assert found.by_seed == pytest.approx([a.mean() - b.mean() for a, b in hits])
+
+
+def test_a_seed_that_differs_is_seen_in_the_sentence(tmp_path: Path) -> None:
+    right, wrong = np.ones((4, 2)), np.zeros((4, 2))
+    names = (("a0", right), ("b0", right), ("a1", wrong), ("b1", right))
+    runs = {name: write_run(tmp_path / name, hits) / "predictions.jsonl" for name, hits in names}
+    told = seeds_compared([runs["a0"], runs["a1"]], [runs["b0"], runs["b1"]])
+    assert told.startswith("-0.500, ") and "8 questions on 4 videos; by seed +0.000, -1.000." in told
 
 
 def test_what_both_have_in_common_cancels(tmp_path: Path) -> None:
