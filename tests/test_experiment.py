@@ -63,10 +63,10 @@ def test_an_experiment_plans_what_its_table_needs(name: str) -> None:
     assert {job.name for job in plan(load_config(experiment=name), Path("x"))} == ROWS[name]
 
 
-def test_every_experiment_but_the_deeper_one_starts_from_the_same_checkpoint() -> None:
+def test_experiments_start_from_the_same_checkpoint_but_a_deeper_vit_and_one_that_sees_images() -> None:
     folders = {name: pretrain_job(load_config(experiment=name)).folder.path for name in ROWS}
-    deeper = folders.pop("layer_depth")
-    assert len(set(folders.values())) == 1 and deeper not in folders.values()
+    own = {folders.pop("layer_depth"), folders.pop("image_results")}
+    assert len(set(folders.values())) == 1 and len(own | set(folders.values())) == 3
 
 
 def test_the_deeper_vit_prunes_after_every_layer_and_differently() -> None:
