@@ -6,9 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
+from databases import empty_database
 
 from stts_lightning.cli import main
 from stts_lightning.config import load_config, save_config
+from stts_lightning.report.collect import read_runs
+from stts_lightning.report.mlflow_runs import tracking_client
 from stts_lightning.runs import RunDir, read_result
 from stts_lightning.train import train
 
@@ -65,6 +68,20 @@ def test_a_training_ends_with_its_benchmarks(tmp_path, video_bytes, root, capsys
     assert main(["eval", str(run.model), *overrides, *asked]) == 0
     assert "LongVideo-Sub val: " in capsys.readouterr().out
     assert (run.benchmarks / "next_qa/predictions.jsonl").is_file()
+
+
+def test_a_benchmark_that_fails_at_the_end_is_a_failed_run_in_mlflow(tmp_path, video_bytes, root, monkeypatch):
+    uri = empty_database(tmp_path / "mlflow.db")
+    tracked = ["tracking.enabled=true", f"tracking.uri={uri}", f"tracking.artifacts={tmp_path / 'artifacts'}"]
+    config = load_config([*small(tmp_path, video_bytes, root), *tracked, "benchmark.names=[next_qa]"])
+    run = RunDir(tmp_path / "run")
+    run.path.mkdir()
+    save_config(config, run.config)
+    monkeypatch.setattr("stts_lightning.benchmark.answer.Molmo2Answerer.many", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(config, run.path)
+    (found,) = read_runs(tracking_client(config.tracking))
+    assert found.status == "FAILED" and not (run.path / "result.json").exists()
 
 
 @pytest.mark.parametrize(

@@ -35,9 +35,13 @@ class Holdings:
     def all_of(self, experiment: str, kind: str) -> list[Run]:
         return [run for run in self.runs if run.kind == kind and run.experiment == experiment]
 
-    def hosts(self) -> dict[str, Run]:
-        """The newest evaluation of each other model, by its name in conf/host/."""
-        return {run.host: run for run in self.runs if run.kind == "host" and run.status == "FINISHED"}
+    def hosts(self) -> dict[str, list[Run]]:
+        """The evaluations of each other model, oldest first, by its name in conf/host/."""
+        found: dict[str, list[Run]] = {}
+        for run in self.runs:
+            if run.kind == "host" and run.status == "FINISHED":
+                found.setdefault(run.host, []).append(run)
+        return found
 
     def settings(self, experiment: str) -> list[Setting]:
         """Real ones first."""

@@ -115,7 +115,7 @@ def _benchmarks(held: Holdings, planned: Sequence[Line], means: Sequence[Mean], 
     parts = [html.table(benchmark_grid(planned, means, table, hosts))]
     if means and not evaluated:
         parts.append(html.paragraph("Not run: none of these runs was evaluated on the benchmarks."))
-    return parts + _origins([hosts[line.model] for line in planned if line.model in hosts])
+    return parts + _origins([run for line in planned for run in hosts.get(line.model or "", [])])
 
 
 def _figure(

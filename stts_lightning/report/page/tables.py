@@ -83,12 +83,12 @@ def _ours(mean: Mean | None) -> list[str]:
 
 
 def benchmark_grid(
-    planned: Sequence[Line], means: Sequence[Mean], table: PublishedTable, hosts: Mapping[str, Run]
+    planned: Sequence[Line], means: Sequence[Mean], table: PublishedTable, hosts: Mapping[str, Sequence[Run]]
 ) -> Grid:
     """Cell by cell: a row of the paper, below it ours where a run was evaluated on any of the benchmarks.
 
     Args:
-        hosts: other models that we asked, by their names in conf/host/.
+        hosts: the runs in which we asked other models, oldest first, by the models' names in conf/host/.
     """
     columns = _benchmarks(table)
     rows = []
@@ -99,7 +99,7 @@ def benchmark_grid(
             seen.add(id(line.published))
             cells = [number(line.published.cells.get(column)) for column in columns]
             rows.append([name, "paper", *cells, *(number(line.published.printed[key]) for key in table.printed)])
-        metrics = mean.metrics("") if mean else _metrics_of(hosts.get(line.model or ""))
+        metrics = mean.metrics("") if mean else _newest_of_each(hosts.get(line.model or "", ()))
         ours = benchmark_cells(metrics)
         if any(column in ours for column in columns):
             averages = _averages(ours, table)
@@ -124,8 +124,14 @@ def other_grid(means: Sequence[Mean], label: Mapping[object, str], table: Publis
     return Grid("Ours alone, accuracy in %", ["", *names, *(name.replace("_", " ") for name in counted)], rows)
 
 
-def _metrics_of(run: Run | None) -> Mapping[str, float]:
-    return run.metrics if run else {}
+def _newest_of_each(runs: Sequence[Run]) -> dict[str, float]:
+    """The newest number of each benchmark, with its own error: benchmarks may be asked one by one."""
+    found: dict[str, float] = {}
+    for run in runs:
+        for name in benchmark_cells(run.metrics):
+            found.pop(BENCHMARK_ERROR + name, None)
+        found |= run.metrics
+    return found
 
 
 def benchmark_cells(metrics: Mapping[str, float]) -> Cells:
