@@ -73,6 +73,9 @@ class ImageSample(NamedTuple):
     skipped: list[Any]
 
 
+KNOWN_TEXTS = 100_000  # whose tokens are remembered; clips share their timestamps, and often their questions
+
+
 class Encoder:
     """Builds sequences: BOS, timed frames or pictures, then every question as a branch that is blind to the others."""
 
@@ -87,6 +90,7 @@ class Encoder:
         self.window_rows = window_rows
         self.max_text_tokens = max_text_tokens
         self.dense_weight = dense_weight
+        self._known: dict[str, list[int]] = {}
         self.letter_ids = [self._single(letter) for letter in LETTERS]
         self.vision_ids = torch.tensor([self._single(token) for token in VISION])
         self.placeholder_id = self._single(PLACEHOLDER)
@@ -99,7 +103,12 @@ class Encoder:
         return ids[0]
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False).input_ids
+        """A new list; the tokenizer's own call costs as much as a clip from the cache."""
+        if text not in self._known:
+            if len(self._known) >= KNOWN_TEXTS:
+                self._known.clear()
+            self._known[text] = self.tokenizer(text, add_special_tokens=False).input_ids
+        return [*self._known[text]]
 
     def prefix(self, times: np.ndarray) -> list[int]:
         """BOS and all frames, each piece of text tokenised by itself as Molmo2 does."""

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, create_mask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 from stts_lightning.molmo2.prompt import SAMPLE_STRIDE
 
@@ -36,7 +36,10 @@ def attention_mask_4d(
     sees = _rule(attention_mask.bool(), vision_BL, subsegment_ids)
     if implementation == "flex_attention":
         return create_block_mask(sees, rows, None, length, length, device=device, _compile=device.type == "cuda")
-    allowed = create_mask(sees, rows, None, length, length, device=device)
+    places = torch.arange(length, device=device)
+    row_B11 = torch.arange(rows, device=device)[:, None, None]
+    # The rule on indices that broadcast: `create_mask` would map it over each index in turn, and slowly.
+    allowed = sees(row_B11, row_B11, places[:, None], places)[:, None]
     if implementation == "sdpa":
         return allowed
     mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
