@@ -83,6 +83,7 @@ class Result:
     by_category: dict[str, float] = field(default_factory=dict)
     benchmarks: dict[str, float] = field(default_factory=dict)  # accuracy, 0-1, by benchmark
     benchmarks_stderr: dict[str, float] = field(default_factory=dict)  # clustered by video
+    kept_shares: dict[str, float] = field(default_factory=dict)  # of what generated clips show, 0-1, frame 0 aside
     checkpoint: str | None = None
     git_commit: str | None = None
     layer: int = 0  # prune.layer

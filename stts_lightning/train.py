@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -23,7 +23,10 @@ from stts_lightning.lit.callbacks import (
     AuxLossSchedule,
     CountProblems,
     Decisions,
+    DrawnPercent,
+    KeptShares,
     KeptTokens,
+    MethodProgress,
     RunProgress,
     Throughput,
     peak_memory_gib,
@@ -56,9 +59,12 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     data = VideoQuestionData(config, tokenizer, module.warmup_steps)
 
     phase = "pretraining" if config.optim.dense_weight > 0 else "training"
-    throughput, decisions = Throughput(config.trainer.throughput_warmup), Decisions()
+    throughput, decisions, shares = Throughput(config.trainer.throughput_warmup), Decisions(), KeptShares()
     callbacks = [
         AuxLossSchedule(config.aux),
+        MethodProgress(),
+        DrawnPercent(config.prune, config.seed),
+        shares,
         CountProblems(),
         KeptTokens(),
         throughput,
@@ -83,7 +89,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
 
     try:
         seconds = _fit_and_validate(config, run, trainer, module, data)
-        result = _result(config, run, module, trainer, throughput, *seconds)
+        result = replace(_result(config, run, module, trainer, throughput, *seconds), kept_shares=shares.shares)
         if trainer.is_global_zero:
             asked = evaluate_benchmarks(config, molmo2_answers(module.model, tokenizer, config), run.benchmarks)
             result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
@@ -193,7 +199,8 @@ def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callbac
         gradient_clip_val=config.optim.clip_norm,
         num_sanity_val_steps=0,
         check_val_every_n_epoch=None,
-        val_check_interval=max_steps * config.optim.accumulate + 1,  # never: evaluated once, after training
+        # In batches; without it never: evaluated once, after training.
+        val_check_interval=(settings.eval_every or max_steps + 1) * config.optim.accumulate,
         log_every_n_steps=settings.log_every,
         enable_progress_bar=settings.progress,
         enable_model_summary=False,

@@ -16,10 +16,19 @@ from stts_lightning.config.load import (
     load_config,
     read_config,
     save_config,
+    with_domain,
     with_method,
 )
 from stts_lightning.config.model import FIXED_PERCENT, BackboneConfig, PruneConfig, TinyConfig, check_percent
-from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR, REPOSITORY, benchmark_names, host_names, method_names
+from stts_lightning.config.paths import (
+    CONF_DIR,
+    EXPERIMENTS_DIR,
+    REPOSITORY,
+    benchmark_names,
+    domain_names,
+    host_names,
+    method_names,
+)
 from stts_lightning.config.schema import (
     VARIANTS,
     AuxConfig,
@@ -60,11 +69,13 @@ __all__ = [
     "as_dict",
     "benchmark_names",
     "check_percent",
+    "domain_names",
     "flatten",
     "host_names",
     "load_config",
     "method_names",
     "read_config",
     "save_config",
+    "with_domain",
     "with_method",
 ]

@@ -8,6 +8,7 @@ from stts_lightning.config.checks import one_of, positive
 from stts_lightning.config.paths import benchmark_names
 
 DECOYS = ("flash", "move")
+EVAL_SPLITS = ("test", "validation")
 BENCHMARK_CONTROLS = ("none", "no_vision", "random_choice")
 
 
@@ -53,11 +54,11 @@ class GeneratedConfig:
 
     root: str = "outputs/generated"
     train_videos: int = 3000
-    eval_videos: int = 150
+    eval_videos: int = 150  # of the validation and of the test videos each
     frame_size: int = 96  # pixels of the mp4
     fps: int = 8
     num_slots: int = 8  # sampled frames of a clip
-    num_events: int = 3
+    num_events: int = 3  # from the fourth on in the colours that else only static things have
     num_static: int = 2
     num_flicker: int = 3  # windows that flicker in every frame
     flicker_amplitude: float = 0.25
@@ -107,6 +108,7 @@ class DataConfig:
     name: str = "generated"
     train: str | None = None  # JSON Lines; null takes the generated set
     eval: str | None = None  # JSON Lines; null holds out videos of `train`
+    eval_split: str = "test"  # of the generated set: choices are made on `validation`, and `test` is for the end
     eval_fraction: float = 0.2  # of the videos, at least one, when `eval` is null
     bad_sample_budget: float = 0.01  # share of the questions that may be unusable in training
     questions_per_clip: int = 16  # at most; they share the clip's tokens in one sequence
@@ -122,6 +124,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if self.image_share is not None and not 0 <= self.image_share <= 1:
             raise ValueError(f"data.image_share={self.image_share} is a share, 0 to 1.")
+        one_of("data.eval_split", self.eval_split, EVAL_SPLITS)
         if not 0 <= self.bad_sample_budget <= 1:
             raise ValueError(f"data.bad_sample_budget={self.bad_sample_budget} is a share, 0 to 1.")
         if not 0 < self.eval_fraction < 1:

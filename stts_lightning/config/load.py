@@ -18,7 +18,14 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR
 from stts_lightning.config.schema import Config
 
-GROUPS = {"backbone": "tiny", "data": "generated", "method": "stts", "trainer": "auto", "size": "full"}
+GROUPS = {
+    "backbone": "tiny",
+    "data": "generated",
+    "domain": "main",
+    "method": "stts",
+    "trainer": "auto",
+    "size": "full",
+}
 
 
 def load_config(overrides: list[str] | None = None, experiment: str | None = None) -> Config:
@@ -64,6 +71,12 @@ def with_method(config: Config, method: str) -> Config:
     body = as_dict(config)
     body["prune"]["options"] = {}  # of the method that it had
     return _merge([("configuration", body), (str(path), _read_yaml(path))])
+
+
+def with_domain(config: Config, domain: str) -> Config:
+    """The same run on another of the generated set's domains: what conf/domain/<domain>.yaml says wins."""
+    path = _group_path("domain", domain)
+    return _merge([("configuration", as_dict(config)), (str(path), _read_yaml(path))])
 
 
 def read_config(path: str | Path) -> Config:

@@ -22,6 +22,8 @@ class PruneConfig:
 
     method: str = "stts"
     percent: float = 50.0  # k %, 0-100: the share of all windows of a video that leave
+    # Drawn anew from it in every training step, so that one model serves every k in it; empty: `percent` always.
+    percent_range: list[float] = field(default_factory=list)
     layer: int = 3  # l: the scorer reads the output of this ViT block (0-based)
     preset: str = "paper"  # paper: what the text says; released: what the authors' vision code does
     layout: str = "flat"  # of what is left of the frames: one sequence without padding, or packed, the paper's rows
@@ -35,6 +37,10 @@ class PruneConfig:
         one_of("prune.layout", self.layout, LAYOUTS)
         one_of("prune.positions", self.positions, POSITIONS)
         check_percent(self.percent)
+        if self.percent_range and (len(self.percent_range) != 2 or self.percent_range[0] > self.percent_range[1]):
+            raise ValueError(f"prune.percent_range={self.percent_range} must be empty or [lowest, highest].")
+        for percent in self.percent_range:
+            check_percent(percent)
         self.percent = FIXED_PERCENT.get(self.method, self.percent)
         if self.layer < 0:
             raise ValueError(f"prune.layer={self.layer} must be 0 or more: blocks are counted from 0.")

@@ -14,6 +14,11 @@ def benchmark_names() -> tuple[str, ...]:
     return _names("benchmark")
 
 
+def domain_names() -> tuple[str, ...]:
+    """The generated set's domains that conf/domain/ has a file of."""
+    return _names("domain")
+
+
 def host_names() -> tuple[str, ...]:
     """The models that conf/host/ has a file of."""
     return _names("host")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from stts_lightning.config.checks import one_of, positive
 from stts_lightning.config.data import BenchmarkConfig, DataConfig, ImageConfig, VideoConfig
 from stts_lightning.config.model import BackboneConfig, PruneConfig, check_percent
-from stts_lightning.config.paths import method_names
+from stts_lightning.config.paths import domain_names, method_names
 
 VARIANTS = ("trained", "inference_only", "test_time_scaling")
 KINDS = ("sweep", "bench", "images", "pruned")
@@ -76,6 +76,7 @@ class TrainerConfig:
     precision: str = "32-true"
     num_threads: int = 1  # CPU threads of a run
     checkpoint_every: int = 100  # optimizer steps
+    eval_every: int | None = None  # optimizer steps; null evaluates once, after training
     log_every: int = 20  # optimizer steps
     throughput_warmup: int = 5  # steps left out of the throughput
     progress: bool = True
@@ -91,8 +92,13 @@ class PretrainConfig:
     lr: float = 5e-3
     warmup_steps: int = 50
     dense_weight: float = 0.3
+    domain: str | None = None  # of conf/domain/, to pretrain on; null: as the run's own data
     num_threads: int = 2
     num_workers: int = 1  # it is alone on the machine and meets every clip for the first time
+
+    def __post_init__(self) -> None:
+        if self.domain is not None:
+            one_of("pretrain.domain", self.domain, domain_names())
 
 
 @dataclass

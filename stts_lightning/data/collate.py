@@ -9,6 +9,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stts_lightning.data.encode import ImageSample, Sample
 from stts_lightning.data.images import join_tables
+from stts_lightning.data.scene import CONTENTS
 from stts_lightning.molmo2.prompt import IGNORE, count_prompts
 from stts_lightning.video.patches import window_table
 
@@ -58,7 +59,12 @@ class Collate:
 
     def _videos(self, samples: list[Sample]) -> dict[str, Any]:
         frames, side = torch.cat([sample.frames for sample in samples]), self.patches_per_side
-        return {
+        known = [sample.contents for sample in samples if sample.contents is not None]
+        truth = {}
+        if len(known) == len(samples):
+            truth = {"contents": torch.cat(known)}
+            truth["video_relevance"] = truth["contents"] == CONTENTS.index("event")
+        return truth | {
             "frames": frames,
             "video_grids": [sample.grid for sample in samples],
             # One table for all frames of the batch: videos are joined along the frames.

@@ -48,7 +48,7 @@ class VideoQuestionData(pl.LightningDataModule):
         data = self.config.data
         if data.train is None:
             made = generated_set(data.generated)
-            train, held = read_records(made.train), _strict(read_records(made.eval))
+            train, held = read_records(made.train), _strict(read_records(getattr(made, data.eval_split)))
             if data.image_share:
                 pictures = generated_images(data.generated_images, data.generated.root)
                 train.images = read_records(pictures.train).images

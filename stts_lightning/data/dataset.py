@@ -91,7 +91,14 @@ class VideoQuestions(_Questions):
             times=clip.times,
             decoder=clip.decoder,
             skipped=skipped,
+            contents=self._contents(record, len(clip.frames)),
         )
+
+    @staticmethod
+    def _contents(record: ClipRecord, num_frames: int) -> torch.Tensor | None:
+        """Known for the frames that the set was painted for; sampled at another rate, a clip has others."""
+        known = record.contents
+        return torch.tensor(known) if known is not None and len(known) == num_frames else None
 
     def _decode(self, record: ClipRecord) -> Clip:
         return self.reader.read(str(record.video), start=record.start, end=record.end, **self.sampling)

@@ -55,6 +55,7 @@ class Sample(NamedTuple):
     times: np.ndarray
     decoder: str
     skipped: list[Any]
+    contents: Tensor | None = None  # (F, W) indices into `scene.CONTENTS`, where they are known
 
 
 class ImageSample(NamedTuple):

@@ -17,17 +17,20 @@ import numpy as np
 
 from stts_lightning.config import GeneratedConfig
 from stts_lightning.data.paint import paint
-from stts_lightning.data.scene import ask, dense_labels, draw_scene
+from stts_lightning.data.scene import ask, dense_labels, draw_scene, window_contents
 from stts_lightning.video.write import write_h264
 
-FORMAT = 1  # raise it when scenes, questions or encoding change: old sets are then made anew
+FORMAT = 2  # raise it when scenes, questions or encoding change: old sets are then made anew
 LATER_KNOBS = ("num_decoys", "decoy", "decoy_slots", "camera_pixels")
-SPLIT_SEEDS = {"train": 0, "eval": 1}
+SPLIT_SEEDS = {"train": 0, "test": 1, "validation": 2}
 
 
 class GeneratedSet(NamedTuple):
+    """JSON Lines files; no clip is in two of them. What is chosen is chosen on `validation`, `test` is for the end."""
+
     train: Path
-    eval: Path
+    validation: Path
+    test: Path
 
 
 def generated_set(config: GeneratedConfig, say: Callable[[str], None] = print) -> GeneratedSet:
@@ -38,14 +41,14 @@ def generated_set(config: GeneratedConfig, say: Callable[[str], None] = print) -
     """
     folder = Path(config.root) / _digest(config)
     if not folder.is_dir():
-        say(f"Making {config.train_videos} + {config.eval_videos} clips in {folder}, once.")
+        say(f"Making {config.train_videos} + 2 x {config.eval_videos} clips in {folder}, once.")
         building = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
         _build(building, config)
         try:
             building.rename(folder)
         except OSError:  # another process was faster
             shutil.rmtree(building)
-    return GeneratedSet(folder / "train.jsonl", folder / "eval.jsonl")
+    return GeneratedSet(*(folder / f"{split}.jsonl" for split in GeneratedSet._fields))
 
 
 def _digest(config: GeneratedConfig) -> str:
@@ -58,7 +61,7 @@ def _digest(config: GeneratedConfig) -> str:
 
 def _build(folder: Path, config: GeneratedConfig) -> None:
     jobs = []
-    for split, count in (("train", config.train_videos), ("eval", config.eval_videos)):
+    for split, count in zip(SPLIT_SEEDS, (config.train_videos, config.eval_videos, config.eval_videos), strict=True):
         (folder / split).mkdir(parents=True)
         jobs += [(folder, split, i, config) for i in range(count)]
     # Spawned, not forked: the caller may hold threads and locks of torch.
@@ -81,4 +84,5 @@ def make_clip(job: tuple[Path, str, int, GeneratedConfig]) -> list[dict[str, Any
     for number, question in enumerate(ask(scene, config.num_slots)):
         rows.append({"id": f"{split}-{index:05d}-{number:02d}", "video": name, **question})
     rows[0]["dense"] = dense_labels(scene, config)
+    rows[0]["contents"] = window_contents(scene, config)
     return rows

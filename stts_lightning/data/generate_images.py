@@ -9,12 +9,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from stts_lightning.config import GeneratedConfig, GeneratedImagesConfig
-from stts_lightning.data.generate import SPLIT_SEEDS, GeneratedSet
 from stts_lightning.data.paint import paint
 from stts_lightning.data.scene import (
     EVENT_COLOURS,
@@ -29,9 +28,17 @@ from stts_lightning.data.scene import (
 
 FORMAT = 1  # raise it when pictures or questions change: old sets are then made anew
 PAINTED_SIDE = 96  # pixels, before a picture takes its own width and height
+SPLIT_SEEDS = {"train": 0, "eval": 1}
 
 
-def generated_images(config: GeneratedImagesConfig, root: str, say: Callable[[str], None] = print) -> GeneratedSet:
+class GeneratedImages(NamedTuple):
+    """JSON Lines files; no picture is in both."""
+
+    train: Path
+    eval: Path
+
+
+def generated_images(config: GeneratedImagesConfig, root: str, say: Callable[[str], None] = print) -> GeneratedImages:
     """The JSON Lines files of the set, made if they are not there yet; whole or not at all, as the videos'."""
     key = json.dumps({**asdict(config), "kind": "images", "format": FORMAT}, sort_keys=True)
     folder = Path(root) / hashlib.sha256(key.encode()).hexdigest()[:8]
@@ -46,7 +53,7 @@ def generated_images(config: GeneratedImagesConfig, root: str, say: Callable[[st
             building.rename(folder)
         except OSError:  # another process was faster
             shutil.rmtree(building)
-    return GeneratedSet(folder / "train.jsonl", folder / "eval.jsonl")
+    return GeneratedImages(folder / "train.jsonl", folder / "eval.jsonl")
 
 
 def make_set(folder: Path, split: str, index: int, config: GeneratedImagesConfig) -> list[dict[str, Any]]:

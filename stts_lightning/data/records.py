@@ -30,6 +30,7 @@ class ClipRecord:
     end: float | None
     questions: tuple[Question, ...]
     dense: tuple[tuple[int, ...], ...] | None = None  # classes by frame and window; generated clips only
+    contents: tuple[tuple[int, ...], ...] | None = None  # what each window shows, as in `scene.CONTENTS`; likewise
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ def read_records(path: str | Path) -> Records:
     grouped: dict[tuple[Path, float | None, float | None], list[Question]] = {}
     pictures: dict[tuple[Path, ...], list[Question]] = {}
     dense: dict[Path, Any] = {}
+    contents: dict[Path, Any] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
         if not line.strip():
             continue
@@ -107,8 +109,10 @@ def read_records(path: str | Path) -> Records:
         grouped.setdefault(key, []).append(question)
         if "dense" in row:
             dense[key[0]] = tuple(map(tuple, row["dense"]))
+        if "contents" in row:
+            contents[key[0]] = tuple(map(tuple, row["contents"]))
     clips = [
-        ClipRecord(video, start, end, tuple(questions), dense.get(video))
+        ClipRecord(video, start, end, tuple(questions), dense.get(video), contents.get(video))
         for (video, start, end), questions in grouped.items()
     ]
     images = [ImageRecord(files, tuple(questions)) for files, questions in pictures.items()]

@@ -26,6 +26,7 @@ DECOY_COLOURS = {"cyan": (0.1, 0.8, 0.85), "white": (0.95, 0.95, 0.95), "black":
 SHAPES = ("square", "ring", "cross")
 QUADRANTS = ("top left", "top right", "bottom left", "bottom right")
 THIRDS = ("early", "middle", "late")
+CONTENTS = ("background", "static", "flicker", "decoy", "event")  # of a window; what is in front wins, the last here
 SLOTS_A_STEP = 2  # sampled frames that a wandering decoy takes from one window to the next
 
 
@@ -64,10 +65,18 @@ def draw_scene(rng: np.random.Generator, config: GeneratedConfig) -> Scene:
     A knob at its default draws nothing from ``rng``: clips without it are the same to the byte as before it was.
     """
     needed = config.num_events + config.num_static + config.num_decoys + config.num_flicker
-    if needed > GRID * GRID or config.num_events > len(EVENT_COLOURS) or config.num_slots < 6:
+    event_colours = [*EVENT_COLOURS, *STATIC_COLOURS][: config.num_events]
+    static_colours = [colour for colour in STATIC_COLOURS if colour not in event_colours]
+    most_events = min(len(EVENT_COLOURS | STATIC_COLOURS), config.num_slots - 2)
+    if needed > GRID * GRID or config.num_slots < 6:
         raise ValueError(
-            f"data.generated: {needed} things do not fit into {GRID * GRID} windows, or num_events > "
-            f"{len(EVENT_COLOURS)}, or num_slots={config.num_slots} < 6."
+            f"data.generated: {needed} things do not fit into {GRID * GRID} windows, or num_slots="
+            f"{config.num_slots} < 6."
+        )
+    if config.num_events > most_events or config.num_static > len(static_colours):
+        raise ValueError(
+            f"data.generated: num_events={config.num_events} and num_static={config.num_static}, but {most_events} "
+            f"events have a colour and a sampled frame, and {len(static_colours)} colours are left for static things."
         )
     windows = rng.permutation(GRID * GRID)[:needed].tolist()
     # Slots 1..n-2, two or more a third: frame 0 always survives pruning, and the last frame is a repeat.
@@ -78,8 +87,8 @@ def draw_scene(rng: np.random.Generator, config: GeneratedConfig) -> Scene:
         offset = rng.integers(-jitter, jitter + 1, 2)
         return Thing(colour, str(rng.choice(SHAPES)), windows.pop(), slot, (int(offset[0]), int(offset[1])))
 
-    events = [thing(colour, slot) for colour, slot in zip(EVENT_COLOURS, slots, strict=False)]
-    colours = rng.permutation(list(STATIC_COLOURS))[: config.num_static]
+    events = [thing(colour, slot) for colour, slot in zip(event_colours, slots, strict=True)]
+    colours = rng.permutation(static_colours)[: config.num_static]
     static = [thing(str(colour), -1) for colour in colours]
     decoys = [thing(str(rng.choice(list(DECOY_COLOURS))), -1) for _ in range(config.num_decoys)]
     flashes, wanderers = [], []
@@ -153,7 +162,7 @@ def dense_labels(scene: Scene, config: GeneratedConfig) -> list[list[int]]:
     content = [["nothing"] * (GRID * GRID) for _ in range(config.num_slots)]
     for slot, windows in enumerate(content):
         for thing in scene.static:
-            window = _window_of_middle(thing, scene, slot, config)
+            window = _window_of_middle(thing.window, thing.jitter, scene, slot, config)
             if window is not None:
                 windows[window] = f"{thing.colour} {thing.shape}"
         for thing in scene.events:
@@ -163,14 +172,39 @@ def dense_labels(scene: Scene, config: GeneratedConfig) -> list[list[int]]:
     return [[index[f"{name} {QUADRANTS[quadrant_of(w)]}"] for w, name in enumerate(row)] for row in content]
 
 
-def _window_of_middle(thing: Thing, scene: Scene, slot: int, config: GeneratedConfig) -> int | None:
-    """The window that holds the middle of a static object in a sampled frame; None outside the frame."""
+def window_contents(scene: Scene, config: GeneratedConfig) -> list[list[int]]:
+    """What each window of each sampled frame shows, as an index into CONTENTS, [num_slots][windows].
+
+    What drifts with the camera is counted where its middle is. The questions are about the events.
+    """
+    table = [[0] * (GRID * GRID) for _ in range(config.num_slots)]
+    for slot, windows in enumerate(table):
+        wandering = [(w.stops[slot // SLOTS_A_STEP], w.jitter) for w in scene.wanderers]
+        flashing = [(thing.window, thing.jitter) for thing in scene.flashes if thing.slot == slot]
+        lasting = [(thing.window, thing.jitter) for thing in scene.static]
+        flickering = [(window, (0, 0)) for window in scene.flicker]
+        for kind, things in (("static", lasting), ("flicker", flickering), ("decoy", flashing + wandering)):
+            for home, jitter in things:
+                window = _window_of_middle(home, jitter, scene, slot, config)
+                if window is not None:
+                    windows[window] = CONTENTS.index(kind)
+        for thing in scene.events:
+            if thing.slot == slot:
+                windows[thing.window] = CONTENTS.index("event")
+    return table
+
+
+def _window_of_middle(
+    home: int, jitter: tuple[int, int], scene: Scene, slot: int, config: GeneratedConfig
+) -> int | None:
+    """The window that holds, in a sampled frame, the middle of what belongs to window ``home`` of the world; None
+    outside the frame."""
     per_slot, cell = config.fps // 2, config.frame_size // GRID
     frame = min(slot * per_slot, (config.num_slots - 1) * per_slot - 1)  # the last sample is the last frame
     drift = drift_at(scene, frame, config.fps)
     middle = [
-        (at * cell + cell / 2 + jitter + moved) // cell
-        for at, jitter, moved in zip(divmod(thing.window, GRID), thing.jitter, drift, strict=True)
+        (at * cell + cell / 2 + aside + moved) // cell
+        for at, aside, moved in zip(divmod(home, GRID), jitter, drift, strict=True)
     ]
     return int(middle[0] * GRID + middle[1]) if all(0 <= at < GRID for at in middle) else None
 

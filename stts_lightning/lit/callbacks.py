@@ -12,8 +12,9 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 
-from stts_lightning.config import AuxConfig
-from stts_lightning.lit.schedule import aux_weight_at
+from stts_lightning.config import AuxConfig, PruneConfig
+from stts_lightning.data.scene import CONTENTS
+from stts_lightning.lit.schedule import aux_weight_at, percent_at
 from stts_lightning.runs import write_progress
 
 
@@ -31,6 +32,63 @@ class AuxLossSchedule(pl.Callback):
         assert self.peak is not None
         step = trainer.global_step - pl_module.warmup_steps
         pl_module.aux_weight = aux_weight_at(step, self.aux, self.peak)
+
+
+class MethodProgress(pl.Callback):
+    """Tells a scorer that has ``set_progress`` before every step which share of the training is over, and says after it
+    what it learned from the use of its windows."""
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        scorer = pl_module.handle.scorer
+        if hasattr(scorer, "set_progress"):
+            step = trainer.global_step - pl_module.warmup_steps
+            scorer.set_progress(max(step, 0) / pl_module.config.optim.steps)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        pruning = outputs["pruning"]
+        if pruning is not None and pruning.listwise is not None:
+            pl_module.log("train/listwise_loss", pruning.listwise.value)
+
+
+class DrawnPercent(pl.Callback):
+    """Draws k for every training step where ``prune.percent_range`` asks for it; evaluates at ``prune.percent``."""
+
+    def __init__(self, prune: PruneConfig, seed: int) -> None:
+        self.prune, self.seed = prune, seed
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self.prune.percent_range:
+            pl_module.handle.percent = percent_at(trainer.global_step, self.prune.percent_range, self.seed)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.prune.percent_range:
+            pl_module.handle.percent = self.prune.percent
+
+
+class KeptShares(pl.Callback):
+    """How much is kept of what the windows of generated clips show, frame 0 aside, as it always stays."""
+
+    def __init__(self) -> None:
+        self.counts = torch.zeros(2, len(CONTENTS), dtype=torch.long)  # kept, and all
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.counts.zero_()
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if "contents" not in batch or outputs.pruning is None:
+            return
+        frames = [len(keep) for keep in outputs.pruning.keep]
+        for keep_FW, contents_FW in zip(outputs.pruning.keep, batch["contents"].split(frames), strict=True):
+            shown, kept = contents_FW[1:].flatten().cpu(), keep_FW[1:].flatten().cpu()
+            self.counts += torch.stack([x.bincount(minlength=len(CONTENTS)) for x in (shown[kept], shown)])
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """By kind of window; those that no clip shows are left out."""
+        kept, all_of_it = self.counts.tolist()
+        return {name: k / n for name, k, n in zip(CONTENTS, kept, all_of_it, strict=True) if n}
 
 
 class CountProblems(pl.Callback):

@@ -17,12 +17,12 @@ from stts_lightning.metrics.answers import Prediction, read_answers
 from stts_lightning.molmo2.load import Backbone
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
 from stts_lightning.molmo2.speed import speed_up
-from stts_lightning.molmo2.vision import score_videos
+from stts_lightning.molmo2.vision import read_by_scorer
 from stts_lightning.prune.presets import PRESETS
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",
-    "pixel_values_videos", "video_token_pooling", "video_grids", "prompt_counts",
+    "pixel_values_videos", "video_token_pooling", "video_grids", "video_relevance", "prompt_counts",
     "pixel_values", "image_token_pooling", "image_grids", "image_num_crops",
 )  # fmt: skip
 
@@ -42,7 +42,7 @@ class STTSModule(pl.LightningModule):
         self.model = backbone.model
         self.handle = handle or apply_stts(self.model, config.prune)
         speed_up(self.model, config.backbone)
-        self.warmup_steps = warmup_steps(config.aux, config.prune.method == "stts")
+        self.warmup_steps = warmup_steps(config.aux, getattr(self.handle.scorer, "warmup_loss", None) is not None)
         preset = PRESETS[config.prune.preset]
         self.aux_weight = preset.aux_weight if config.aux.weight is None else config.aux.weight
         self.predictions: list[Prediction] = []
@@ -64,15 +64,16 @@ class STTSModule(pl.LightningModule):
             self.log("train/aux_loss", out.pruning.aux_loss.detach(), prog_bar=True)
             weight = loss.new_full((), self.aux_weight)  # a float would be copied to the device, and waited for
             self.log("train/aux_weight", weight)
+        if out.pruning is not None and out.pruning.listwise is not None:
+            loss = loss + out.pruning.listwise.loss
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": out.pruning}
 
     def _scorer_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         videos = [batch[name] for name in ("pixel_values_videos", "video_token_pooling", "video_grids")]
-        scores = score_videos(self.model.model, self.handle.scorer, self.config.prune.layer, *videos)
-        assert scores.aux_loss is not None
-        self.log("train/aux_loss", scores.aux_loss.detach(), prog_bar=True)
-        return {"loss": scores.aux_loss, "pruning": None}
+        loss = self.handle.scorer.warmup_loss(*read_by_scorer(self.model.model, self.config.prune.layer, *videos))
+        self.log("train/aux_loss", loss.detach(), prog_bar=True)
+        return {"loss": loss, "pruning": None}
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> PrunedOutput:
         out = self(batch)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from collections.abc import Sequence
 
 from stts_lightning.config import AuxConfig, OptimConfig
 
@@ -28,6 +30,12 @@ def aux_weight_at(step: int, aux: AuxConfig, weight: float) -> float:
     return weight + (aux.end_weight - weight) * min(max(share, 0.0), 1.0)
 
 
-def warmup_steps(aux: AuxConfig, learns_from_aux_loss: bool) -> int:
-    """Steps in which the scorer learns alone: none for a method without an auxiliary loss."""
-    return aux.scorer_warmup_steps if learns_from_aux_loss else 0
+def warmup_steps(aux: AuxConfig, has_warmup_loss: bool) -> int:
+    """Steps in which the scorer learns alone: none for a method that has no loss for it."""
+    return aux.scorer_warmup_steps if has_warmup_loss else 0
+
+
+def percent_at(step: int, percent_range: Sequence[float], seed: int) -> int:
+    """k % of optimizer step ``step``, a whole number drawn evenly from the range: the same in all processes, and again
+    after a resume."""
+    return random.Random(f"{seed} {step}").randint(round(percent_range[0]), round(percent_range[1]))

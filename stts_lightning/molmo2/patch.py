@@ -36,7 +36,7 @@ from stts_lightning.prune.registry import Host, build_scorer
 from stts_lightning.prune.types import Pruning
 
 LOSS_CHUNK = 2048  # labels whose logits are in float32 at a time
-VIDEO_INPUTS = ("pixel_values_videos", "video_token_pooling", "video_grids")
+VIDEO_INPUTS = ("pixel_values_videos", "video_token_pooling", "video_grids", "video_relevance")
 
 
 @dataclass
@@ -53,10 +53,15 @@ class PrunedMolmo2Model(Molmo2Model):
 
     @functools.wraps(Molmo2Model.get_video_features)
     def get_video_features(
-        self, pixel_values_videos: Tensor, video_token_pooling: Tensor, video_grids: Tensor | Grids, **_: Any
+        self,
+        pixel_values_videos: Tensor,
+        video_token_pooling: Tensor,
+        video_grids: Tensor | Grids,
+        video_relevance: Tensor | None = None,
+        **_: Any,
     ) -> VideoFeatures:
-        scorer = self.vision_tower.token_scorer
-        return encode_videos(self, scorer, self.prune_config, pixel_values_videos, video_token_pooling, video_grids)
+        videos = pixel_values_videos, video_token_pooling, video_grids, video_relevance
+        return encode_videos(self, self.vision_tower.token_scorer, self.prune_config, *videos)
 
     @functools.wraps(Molmo2Model.forward)
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -85,7 +90,8 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels, and then logits are made where
         there are labels alone and not returned; ``subsegment_ids`` (B, L) separate samples and branches that
         share a sequence (see `language.attention_mask_4d`); ``prompt_counts``, made while the prompts were on
-        the host, spares waiting for the device, as ``video_grids`` do that are a list."""
+        the host, spares waiting for the device, as ``video_grids`` do that are a list; ``video_relevance``
+        (frames, windows), the truth about generated clips, which `oracle` asks for."""
         pruning = None
         as_tuple = kwargs.pop("return_dict", None) is False
         videos = {name: kwargs.pop(name, None) for name in VIDEO_INPUTS}

@@ -10,7 +10,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.models.molmo2.modeling_molmo2 import Molmo2Model
 
 from stts_lightning.config import PruneConfig
-from stts_lightning.prune.types import Pruning, Scores, Windows
+from stts_lightning.prune.types import Listwise, Pruning, Scores, Windows
 from stts_lightning.prune.windows import gather_windows
 
 Grids = list[tuple[int, int, int]]
@@ -60,7 +60,13 @@ def connect(model: Molmo2Model, x_KPD: Tensor, valid_KP: Tensor | None) -> Tenso
     return tokens_KD
 
 
-def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor | Grids, percent: float = 0.0) -> Windows:
+def describe_windows(
+    pixels_TNC: Tensor,
+    table_MP: Tensor,
+    grids_V3: Tensor | Grids,
+    percent: float = 0.0,
+    relevant_TW: Tensor | None = None,
+) -> Windows:
     """Check that pixels, table and grids speak of the same videos."""
     grids = grids_V3.tolist() if isinstance(grids_V3, Tensor) else grids_V3
     frames = [frames for frames, _, _ in grids]
@@ -72,7 +78,7 @@ def describe_windows(pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor | Gr
             f"video_grids={grids} do not fit pixel_values_videos of {len(pixels_TNC)} frames and "
             f"video_token_pooling of {len(table_MP)} windows."
         )
-    return Windows(table_MP, frames, rows * columns, rows, columns, percent)
+    return Windows(table_MP, frames, rows * columns, rows, columns, percent, relevant_TW)
 
 
 def feature_layers(model: Molmo2Model) -> list[int]:
@@ -96,7 +102,13 @@ def all_the_same(windows: Windows, like: Tensor) -> Scores:
 
 
 def videos_of(
-    tokens_KD: Tensor, scores: Scores, keep_TW: Tensor, windows: Windows, kept: list[int], rows: int
+    tokens_KD: Tensor,
+    scores: Scores,
+    keep_TW: Tensor,
+    windows: Windows,
+    kept: list[int],
+    rows: int,
+    listwise: Listwise | None = None,
 ) -> VideoFeatures:
     """The vision tokens by video, with the record of this pass."""
     frames = windows.frames_per_video
@@ -106,6 +118,7 @@ def videos_of(
         kept_tokens=kept,
         packed_rows=rows,
         aux_loss=scores.aux_loss,
+        listwise=listwise,
     )
     return VideoFeatures(pooler_output=tokens_KD.split(kept), pruning=pruning)
 

@@ -26,10 +26,11 @@ from stts_lightning.molmo2.tower import (
 )
 from stts_lightning.molmo2.whole import encode_coarsely, encode_then_drop
 from stts_lightning.prune.bias import expand_to_patches, paper_bias, released_bias
+from stts_lightning.prune.listwise import learn_from_use
 from stts_lightning.prune.presets import PRESETS
 from stts_lightning.prune.registry import find_method
 from stts_lightning.prune.select import select
-from stts_lightning.prune.types import Scores, Windows
+from stts_lightning.prune.types import Scores, Selection, Windows
 from stts_lightning.prune.windows import gather_windows, is_first_frame, window_of_patch
 
 
@@ -40,6 +41,7 @@ def encode_videos(
     pixels_TNC: Tensor,
     table_MP: Tensor,
     grids_V3: Tensor | Grids,
+    relevant_TW: Tensor | None = None,
 ) -> VideoFeatures:
     """Patches of all videos to the language model's vision tokens, pruned on the way.
 
@@ -48,12 +50,13 @@ def encode_videos(
         table_MP: ``video_token_pooling``, flat patch indices of each window.
         grids_V3: ``video_grids``, frames, window rows and window columns of each video; as a list, or on the
             host, nothing waits for them.
+        relevant_TW: ``video_relevance``, the truth about generated clips (see `Windows`).
 
     Raises:
         ValueError: grids that do not fit the pixels or the table, or too few ViT blocks for ``layer``.
     """
     pixels_TNC = pixels_TNC.flatten(0, -3)
-    windows = describe_windows(pixels_TNC, table_MP, grids_V3, config.percent)
+    windows = describe_windows(pixels_TNC, table_MP, grids_V3, config.percent, relevant_TW)
     if config.percent == 100:  # the text-only lower bound: nothing to look at
         return nothing(model, pixels_TNC, windows)
     stage = find_method(config.method).stage
@@ -78,8 +81,8 @@ def encode_dropping(
     if config.percent == 0:
         x_TND, features = run_blocks(model, x_TND, range(config.layer + 1, max(taps) + 1), features)
         gathered = gather_windows(tapped(features, taps), windows.table_MP, windows.tile(num_patches))
-        keep_TW = torch.ones_like(scores.scores_TW, dtype=torch.bool)
-        return videos_of(connect(model, *gathered), scores, keep_TW, windows, windows.budget(), len(x_TND))
+        everything = select(scores.scores_TW, windows.frames_per_video, 0)
+        return _videos(connect(model, *gathered), scores, everything, windows, len(x_TND))
 
     bias_TN = _key_bias(scores, config.preset, windows, num_patches, x_TND)
     selection = select(scores.scores_TW, windows.frames_per_video, config.percent)
@@ -97,7 +100,7 @@ def encode_dropping(
         if i in taps:
             features[i] = x_RND
     tokens_KD = left.restore(connect(model, *left.windows(tapped(features, taps))))
-    return videos_of(tokens_KD, scores, selection.keep_TW, windows, selection.kept_per_video, len(x_RND))
+    return _videos(tokens_KD, scores, selection, windows, len(x_RND))
 
 
 def first_blocks(
@@ -113,14 +116,22 @@ def first_blocks(
     return x_TND, features, scorer(reads[stage], windows)
 
 
-def score_videos(
-    model: Molmo2Model, scorer: nn.Module, layer: int, pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor | Grids
-) -> Scores:
-    """Scores alone, with gradients for the scorer alone: what its warm-up trains on."""
+def read_by_scorer(
+    model: Molmo2Model, layer: int, pixels_TNC: Tensor, table_MP: Tensor, grids_V3: Tensor | Grids
+) -> tuple[Tensor, Windows]:
+    """The output of ViT block l, (T, N, D), without gradient, and its windows: what a scorer learns on alone."""
     pixels_TNC = pixels_TNC.flatten(0, -3)
     with torch.no_grad():
         x_TND, _ = run_blocks(model, embed(model, pixels_TNC), range(layer + 1), {})
-    return scorer(x_TND, describe_windows(pixels_TNC, table_MP, grids_V3))
+    return x_TND, describe_windows(pixels_TNC, table_MP, grids_V3)
+
+
+def _videos(tokens_KD: Tensor, scores: Scores, selection: Selection, windows: Windows, rows: int) -> VideoFeatures:
+    """`videos_of`, and on the way a scorer that learns from use is taught."""
+    listwise = None
+    if scores.use_logits_TW is not None and torch.is_grad_enabled():
+        tokens_KD, listwise = learn_from_use(tokens_KD, scores.use_logits_TW, selection, windows)
+    return videos_of(tokens_KD, scores, selection.keep_TW, windows, selection.kept_per_video, rows, listwise)
 
 
 def _key_bias(scores: Scores, preset: str, windows: Windows, num_patches: int, x_TND: Tensor) -> Tensor | None:

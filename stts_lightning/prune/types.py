@@ -14,7 +14,8 @@ class Windows(NamedTuple):
     """Where the windows of a batch of videos lie.
 
     ``table_MP`` holds indices into the flattened (T * N) patches, -1 where a window hangs over the edge of
-    its frame; windows are ordered by video, frame, row, column. ``percent`` is k.
+    its frame; windows are ordered by video, frame, row, column. ``percent`` is k. ``relevant_TW`` is the truth
+    about generated clips, True where a window shows what the questions are about: for `oracle`, and for no other.
     """
 
     table_MP: Tensor
@@ -23,6 +24,7 @@ class Windows(NamedTuple):
     rows: int
     columns: int
     percent: float = 0.0
+    relevant_TW: Tensor | None = None
 
     def budget(self) -> list[int]:
         """How many windows of each video stay."""
@@ -41,11 +43,13 @@ class Scores(NamedTuple):
 
     ``log_scores_TW`` is what the bias is made of; None for a scorer that biases nothing.
     ``aux_loss`` is the unweighted auxiliary loss; None for a scorer that has none.
+    ``use_logits_TW`` learn from the use that is made of the kept windows (`listwise.learn_from_use`), where given.
     """
 
     scores_TW: Tensor
     log_scores_TW: Tensor | None = None
     aux_loss: Tensor | None = None
+    use_logits_TW: Tensor | None = None
 
 
 class Selection(NamedTuple):
@@ -54,6 +58,17 @@ class Selection(NamedTuple):
     keep_TW: Tensor
     kept_K: Tensor
     kept_per_video: list[int]
+
+
+class Listwise(NamedTuple):
+    """``loss`` goes into the sum that is differentiated: it is 0, and its gradient is the listwise loss's.
+
+    What that loss is, is known when the gradient of the vision tokens is: ``value`` (0-dim) holds it after the
+    backward pass.
+    """
+
+    loss: Tensor
+    value: Tensor
 
 
 class Packed(NamedTuple):
@@ -75,9 +90,9 @@ class Pruning:
 
     ``scores`` and ``keep`` are (frames, windows); ``kept_tokens`` counts the vision tokens that reach the
     language model. ``packed_rows`` is T', the rows that the ViT blocks after l+1 ran on: 1 in the flat layout.
-    ``aux_loss`` is unweighted. ``prompt_lengths`` counts the tokens that reached the language model, one entry
-    a prompt; ``token_index`` (B, L') says which token of the given prompt stands at each place of the shortened
-    one, -1 for padding.
+    ``aux_loss`` and ``listwise`` are unweighted. ``prompt_lengths`` counts the tokens that reached the language
+    model, one entry a prompt; ``token_index`` (B, L') says which token of the given prompt stands at each place of
+    the shortened one, -1 for padding.
     """
 
     scores: list[Tensor]
@@ -85,5 +100,6 @@ class Pruning:
     kept_tokens: list[int]
     packed_rows: int
     aux_loss: Tensor | None = None
+    listwise: Listwise | None = None
     prompt_lengths: list[int] | None = None
     token_index: Tensor | None = None

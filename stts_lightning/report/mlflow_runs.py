@@ -146,6 +146,7 @@ def result_metrics(result: Result) -> dict[str, float]:
         "train/peak_memory_gib": result.peak_memory_gib,
         "train/seconds": result.train_seconds,
         **{f"eval/accuracy/{category}": value for category, value in result.by_category.items()},
+        **{f"eval/kept/{kind}": value for kind, value in result.kept_shares.items()},
         **benchmark_metrics(result.benchmarks, result.benchmarks_stderr),
     }
     return {key: value for key, value in values.items() if value is not None}

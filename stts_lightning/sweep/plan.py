@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from stts_lightning.config import FIXED_PERCENT, AuxConfig, BenchmarkConfig, Config, PruneConfig, VideoConfig, flatten
+from stts_lightning.config import (
+    FIXED_PERCENT,
+    AuxConfig,
+    BenchmarkConfig,
+    Config,
+    PruneConfig,
+    VideoConfig,
+    flatten,
+    with_domain,
+)
 from stts_lightning.runs import RunDir, config_hash, digest, own_values
 from stts_lightning.sweep.run import Run, run_config, trained_run
 
@@ -80,6 +89,8 @@ def _check_inference_only(methods: Sequence[str]) -> None:
 def pretrain_config(config: Config) -> Config:
     """The run that makes the checkpoint that the others start from: unpruned, on the generated set."""
     pretrain = config.pretrain
+    if pretrain.domain is not None:
+        config = with_domain(config, pretrain.domain)
     optim = replace(
         config.optim,
         steps=pretrain.steps,
@@ -101,7 +112,7 @@ def pretrain_config(config: Config) -> Config:
         data=replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers),
         trainer=replace(config.trainer, num_threads=pretrain.num_threads),
         benchmark=BenchmarkConfig(),
-        pretrain=replace(pretrain, enabled=False),  # it is what the others start from
+        pretrain=replace(pretrain, enabled=False, domain=None),  # it is what the others start from
     )
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from stts_lightning.prune.registry import Host, register
 from stts_lightning.prune.similarity import temporal_change
 from stts_lightning.prune.types import Scores, Windows
-from stts_lightning.prune.windows import gather_windows, is_first_frame, mean_pool
+from stts_lightning.prune.windows import gather_windows, is_first_frame, mean_pool, previous_frame
 
 PROTECTED = 3.0  # above any 1 - cosine
 
@@ -30,6 +30,36 @@ class HeuristicScorer(nn.Module):
         first_T = is_first_frame(windows.frames_per_video, x_TND.device)
         with torch.no_grad():
             return Scores(temporal_change(_pooled(x_TND, windows), first_T))
+
+
+@register("heuristic_l2")
+class L2Heuristic(nn.Module):
+    """The distance between the mean-pooled features of block l and those of the frame before: how much has changed,
+    where the cosine asks in which direction."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+
+    def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
+        first_T = is_first_frame(windows.frames_per_video, x_TND.device)
+        with torch.no_grad():
+            pooled_TWD = _pooled(x_TND, windows).float()
+            return Scores((pooled_TWD - previous_frame(pooled_TWD, first_T)).norm(dim=-1))
+
+
+@register("heuristic_median")
+class MedianHeuristic(nn.Module):
+    """1 - cosine of the mean-pooled features of block l with their median over the video: what is seldom there stays,
+    and what comes back or flickers does not count twice."""
+
+    def __init__(self, host: Host) -> None:
+        super().__init__()
+
+    def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
+        with torch.no_grad():
+            videos = _pooled(x_TND, windows).float().split(windows.frames_per_video)
+            scores = [1 - F.cosine_similarity(video, video.median(dim=0).values[None], dim=-1) for video in videos]
+        return Scores(torch.cat(scores))
 
 
 @register("post_vit_heuristic", stage="tokens")

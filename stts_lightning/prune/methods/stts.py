@@ -87,27 +87,40 @@ class STTSScorer(nn.Module):
         self.mlp = ScoreMLP(host.dim, self.preset)
 
     def forward(self, x_TND: Tensor, windows: Windows) -> Scores:
-        """Scores in (0, 1); the previous frame's pooled features come before the current frame's."""
+        """Scores in (0, 1)."""
+        logits_TW, aux_loss = self.score(x_TND, windows, self.with_aux_loss)
+        return Scores(logits_TW.sigmoid(), F.logsigmoid(logits_TW), aux_loss)
+
+    def warmup_loss(self, x_TND: Tensor, windows: Windows) -> Tensor:
+        """What the scorer learns from alone, before anything is pruned: the auxiliary loss."""
+        aux_loss = self.score(x_TND, windows, with_aux_loss=True)[1]
+        assert aux_loss is not None
+        return aux_loss
+
+    def score(self, x_TND: Tensor, windows: Windows, with_aux_loss: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Logits (T, W) and the auxiliary loss; the previous frame's pooled features come before the current one's."""
         first_T = is_first_frame(windows.frames_per_video, x_TND.device)
         x_MPD, valid_MP = gather_windows(x_TND, windows.table_MP, windows.tile(x_TND.shape[1]))
         pooled_TWD = self.patch_token_pooler(x_MPD, valid_MP).unflatten(0, (-1, windows.windows_per_frame))
         pair = torch.cat([previous_frame(pooled_TWD, first_T), pooled_TWD], dim=-1)
         logits_TW = self.mlp(pair).float()
-        scores_TW = logits_TW.sigmoid()
         aux_loss = None
-        if self.with_aux_loss:
+        if with_aux_loss:
             # "Ground truth", so without gradient and by plain pooling: it is the signal that the heuristic sorts
             # by (5.1), and with the pooler that is being trained it would move under the scorer.
             plain = not self.preset.flattened_target
             target_MD = mean_pool(x_MPD, valid_MP).detach() if plain else x_MPD.flatten(1)
             change_TW = temporal_change(target_MD.unflatten(0, (-1, windows.windows_per_frame)), first_T)
-            aux_loss = auxiliary_loss(scores_TW, change_TW, windows.frames_per_video, self.preset.count_first_frame)
-        return Scores(scores_TW, F.logsigmoid(logits_TW), aux_loss)
+            frames, count_first = windows.frames_per_video, self.preset.count_first_frame
+            aux_loss = auxiliary_loss(logits_TW.sigmoid(), change_TW, frames, count_first)
+        return logits_TW, aux_loss
 
 
 @register("stts_no_aux")
 class STTSWithoutAuxLoss(STTSScorer):
     """The scorer on the task's gradient alone, which reaches it through the bias (paper 5.1)."""
+
+    warmup_loss = None  # type: ignore[assignment]
 
     def __init__(self, host: Host) -> None:
         super().__init__(host, with_aux_loss=False)
