@@ -114,6 +114,7 @@ def _fit_and_validate(
     started = time.perf_counter()
     if config.variant == "trained":
         resume = last if last.is_file() else None
+        module.train()  # a model that was loaded is in evaluation mode, and Lightning trains it as it is
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     trained = time.perf_counter()
     write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)

@@ -66,7 +66,12 @@ def load_config(overrides: list[str] | None = None, experiment: str | None = Non
 
 
 def with_method(config: Config, method: str) -> Config:
-    """The same run with another method: what conf/method/<method>.yaml says wins over ``config``."""
+    """The same run with another method: what conf/method/<method>.yaml says wins over ``config``.
+
+    One that has the method already is returned as it is, with the options that it was given.
+    """
+    if config.prune.method == method:
+        return config
     path = _group_path("method", method)
     body = as_dict(config)
     body["prune"]["options"] = {}  # of the method that it had

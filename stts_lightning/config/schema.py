@@ -13,7 +13,7 @@ from stts_lightning.config.model import BackboneConfig, PruneConfig, check_perce
 from stts_lightning.config.paths import domain_names, method_names
 
 VARIANTS = ("trained", "inference_only", "test_time_scaling")
-KINDS = ("sweep", "bench", "images", "pruned")
+KINDS = ("sweep", "bench", "images", "pruned", "domains")
 
 
 @dataclass
@@ -108,6 +108,7 @@ class SweepConfig:
     inference_only: list[str] = field(default_factory=list)  # methods put on the unpruned model, without training
     layers: list[int] = field(default_factory=list)  # l; none: prune.layer alone
     seeds: list[int] = field(default_factory=lambda: [0])
+    unpruned: bool = True  # fine-tune without pruning too: what the others are compared with
     test_time_scaling: bool = False  # evaluate each pruned model on more frames too: as many tokens as unpruned
     jobs: int = 0  # runs at a time; 0: one a GPU, or on a CPU as many as cores / trainer.num_threads
     quick: bool = False
@@ -128,16 +129,24 @@ class ExperimentConfig:
     """Which experiment of experiments/ this is, and what its line does."""
 
     name: str = ""  # of the file; load_config sets it
-    kind: str = "sweep"  # bench: speed alone; images: a sweep, then image questions; pruned: a sweep, then its pictures
+    # bench: speed alone; images: a sweep, then image questions; pruned: a sweep, then its pictures; domains: a sweep
+    # for each domain and checkpoint
+    kind: str = "sweep"
     tables: list[str] = field(default_factory=list)  # of a bench
     rounds: int = 5  # of a bench
     shapes: list[list[int]] = field(default_factory=list)  # of a bench: (videos, frames) each; none: its own
     clips: int = 4  # of the evaluation data, that `pruned` shows
     video: str | None = None  # a file that `pruned` shows beside them
+    domains: list[str] = field(default_factory=list)  # of conf/domain/
+    checkpoints: list[int] = field(default_factory=lambda: [0])  # seeds of as many pretrainings
 
     def __post_init__(self) -> None:
         one_of("experiment.kind", self.kind, KINDS)
         positive("experiment.rounds", self.rounds)
+        for domain in self.domains:
+            one_of("experiment.domains", domain, domain_names())
+        if self.kind == "domains" and not (self.domains and self.checkpoints):
+            raise ValueError("experiment.kind=domains needs experiment.domains and experiment.checkpoints.")
 
 
 @dataclass

@@ -36,4 +36,16 @@ def _pruned(config: Config) -> int:
     return _sweep(config) or show_pruned(config)
 
 
-_KINDS: dict[str, Callable[[Config], int]] = {"sweep": _sweep, "bench": _bench, "images": _images, "pruned": _pruned}
+def _domains(config: Config) -> int:
+    from stts_lightning.experiment.domains import run_domains
+
+    return run_domains(config)
+
+
+_KINDS: dict[str, Callable[[Config], int]] = {
+    "sweep": _sweep,
+    "bench": _bench,
+    "images": _images,
+    "pruned": _pruned,
+    "domains": _domains,
+}

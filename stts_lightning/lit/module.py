@@ -17,8 +17,10 @@ from stts_lightning.metrics.answers import Prediction, read_answers
 from stts_lightning.molmo2.load import Backbone
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
 from stts_lightning.molmo2.speed import speed_up
+from stts_lightning.molmo2.teacher import window_use
 from stts_lightning.molmo2.vision import read_by_scorer
 from stts_lightning.prune.presets import PRESETS
+from stts_lightning.prune.types import Windows
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",
@@ -66,14 +68,35 @@ class STTSModule(pl.LightningModule):
             self.log("train/aux_weight", weight)
         if out.pruning is not None and out.pruning.listwise is not None:
             loss = loss + out.pruning.listwise.loss
+        if out.pruning is not None and self._teaches(self.global_step - self.warmup_steps):
+            loss = loss + self._taught_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": out.pruning}
 
     def _scorer_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        videos = [batch[name] for name in ("pixel_values_videos", "video_token_pooling", "video_grids")]
-        loss = self.handle.scorer.warmup_loss(*read_by_scorer(self.model.model, self.config.prune.layer, *videos))
+        if getattr(self.handle.scorer, "frozen", False):
+            return {"loss": self._taught_loss(batch), "pruning": None}
+        loss = self.handle.scorer.warmup_loss(*self._read_by_scorer(batch))
         self.log("train/aux_loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": None}
+
+    def _teaches(self, step: int) -> bool:
+        """Whether the unpruned model teaches the scorer in this step of the training proper."""
+        scorer = self.handle.scorer
+        return hasattr(scorer, "teacher") and not scorer.frozen and step % scorer.every == 0
+
+    def _taught_loss(self, batch: dict[str, Any]) -> Tensor:
+        scorer = self.handle.scorer
+        inputs = {name: batch[name] for name in (*MODEL_INPUTS, "labels", "loss_weights") if name in batch}
+        predicted_at = [[asked.predicted_at for asked in row] for row in batch["asked"]]
+        use_M = window_use(self.handle, inputs, predicted_at, scorer.teacher)
+        loss: Tensor = scorer.taught_loss(*self._read_by_scorer(batch), use_M)
+        self.log("train/listwise_loss", loss.detach())
+        return loss
+
+    def _read_by_scorer(self, batch: dict[str, Any]) -> tuple[Tensor, Windows]:
+        videos = [batch[name] for name in ("pixel_values_videos", "video_token_pooling", "video_grids")]
+        return read_by_scorer(self.model.model, self.config.prune.layer, *videos)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> PrunedOutput:
         out = self(batch)
@@ -106,7 +129,12 @@ class STTSModule(pl.LightningModule):
         def share(step: int) -> float:  # the scorer's warm-up runs at the peak, before the schedule begins
             return 1.0 if step < self.warmup_steps else cosine_with_warmup(step - self.warmup_steps, optim)
 
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, share), "interval": "step"}}
+        def share_of_scorer(step: int) -> float:  # one that its warm-up has taught for good stays as it is
+            frozen = getattr(self.handle.scorer, "frozen", False) and step >= self.warmup_steps
+            return 0.0 if frozen else share(step)
+
+        shares = [share_of_scorer if group["name"] == "scorer" else share for group in optimizer.param_groups]
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, shares), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["rng_state"] = torch.get_rng_state()  # what `random` draws after a resume

@@ -56,7 +56,7 @@ def plan(config: Config, folder: Path) -> list[Job]:
     sweep = config.sweep
     _check_inference_only(sweep.inference_only)
     layers = [None if layer == config.prune.layer else layer for layer in sweep.layers] or [None]
-    trained = [Run("none", 0.0, seed) for seed in sweep.seeds]
+    trained = [Run("none", 0.0, seed) for seed in sweep.seeds if sweep.unpruned or sweep.inference_only]
     untrained = []
     for percent, layer in itertools.product(sweep.percents, layers):
         trained += [trained_run(m, percent, seed, layer) for m in sweep.methods for seed in sweep.seeds]

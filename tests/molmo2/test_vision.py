@@ -138,7 +138,7 @@ def test_scores_alone_are_those_of_the_whole_pass(model, build_inputs, preset):
     inputs = build_inputs([4, 3])
     handle = apply_stts(model, PruneConfig(percent=50, layer=1, preset=preset))
     whole = model(**inputs).pruning
-    scores = vision.score_videos(model.model, handle.scorer, 1, *(inputs[name] for name in VIDEO))
+    scores = handle.scorer(*vision.read_by_scorer(model.model, 1, *(inputs[name] for name in VIDEO)))
     torch.testing.assert_close(scores.scores_TW, torch.cat(whole.scores))
     torch.testing.assert_close(scores.aux_loss, whole.aux_loss)
     scores.aux_loss.backward()
