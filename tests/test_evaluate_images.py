@@ -121,22 +121,22 @@ def test_questions_that_share_a_sequence_get_the_answers_they_get_alone(root, fo
     images, videos = evaluation_images(config)[0].images[0].parents[1], VideoQuestionData(config, None)
     videos.setup()
     clips = videos._eval.clips[0].video.parents[1]
-    for name in (images / "eval", clips / "eval"):
-        (tmp_path / "eval").mkdir(exist_ok=True)
+    for name in (images / "test", clips / "test"):
+        (tmp_path / "test").mkdir(exist_ok=True)
         for file in name.iterdir():
-            (tmp_path / "eval" / file.name).symlink_to(file)
-    lines = (images / "eval.jsonl").read_text().splitlines() + (clips / "eval.jsonl").read_text().splitlines()
-    (tmp_path / "eval.jsonl").write_text("\n".join(line.replace('"id": "eval-', '"id": "') for line in lines[:30]))
-    with (tmp_path / "eval.jsonl").open("a") as file:
-        file.write("\n" + "\n".join(line.replace('"id": "eval-', '"id": "clip-') for line in lines[30:]))
-    mixed = config_for(root, f"data.train={tmp_path}/eval.jsonl", f"data.eval={tmp_path}/eval.jsonl")
+            (tmp_path / "test" / file.name).symlink_to(file)
+    lines = (images / "test.jsonl").read_text().splitlines() + (clips / "test.jsonl").read_text().splitlines()
+    (tmp_path / "test.jsonl").write_text("\n".join(line.replace('"id": "test-', '"id": "') for line in lines[:30]))
+    with (tmp_path / "test.jsonl").open("a") as file:
+        file.write("\n" + "\n".join(line.replace('"id": "test-', '"id": "clip-') for line in lines[30:]))
+    mixed = config_for(root, f"data.train={tmp_path}/test.jsonl", f"data.eval={tmp_path}/test.jsonl")
     decisions = Decisions()
     together = scores_of(validated(mixed, folders["stts"], decisions))
     assert len(together) == 30 + 12 and len(decisions.clips) == 1
     assert not decisions.clips[0]["keep"].all()  # while the videos beside them are pruned
     for name, scores in alone.items():
         torch.testing.assert_close(
-            torch.tensor(together[name.removeprefix("eval-")]), torch.tensor(scores), atol=2e-4, rtol=0
+            torch.tensor(together[name.removeprefix("test-")]), torch.tensor(scores), atol=2e-4, rtol=0
         )
 
 

@@ -185,7 +185,7 @@ def evaluation_images(config: Config) -> list[ImageRecord]:
     """
     data = config.data
     if data.train is None and data.eval is None:
-        return _strict(read_records(generated_images(data.generated_images, data.generated.root).eval)).images
+        return _strict(read_records(generated_images(data.generated_images, data.generated.root).test)).images
     records = _strict(read_records(data.eval or data.train))
     images = records.images if data.eval else hold_out_images(records, data.eval_fraction)[1]
     if not images:

@@ -26,16 +26,16 @@ from stts_lightning.data.scene import (
     quadrant_of,
 )
 
-FORMAT = 1  # raise it when pictures or questions change: old sets are then made anew
+FORMAT = 2  # raise it when pictures or questions change: old sets are then made anew
 PAINTED_SIDE = 96  # pixels, before a picture takes its own width and height
-SPLIT_SEEDS = {"train": 0, "eval": 1}
+SPLIT_SEEDS = {"train": 0, "test": 1}
 
 
 class GeneratedImages(NamedTuple):
     """JSON Lines files; no picture is in both."""
 
     train: Path
-    eval: Path
+    test: Path
 
 
 def generated_images(config: GeneratedImagesConfig, root: str, say: Callable[[str], None] = print) -> GeneratedImages:
@@ -45,7 +45,7 @@ def generated_images(config: GeneratedImagesConfig, root: str, say: Callable[[st
     if not folder.is_dir():
         say(f"Making {config.train_sets} + {config.eval_sets} sets of pictures in {folder}, once.")
         building = folder.with_name(f"{folder.name}.{os.getpid()}.partial")
-        for split, count in (("train", config.train_sets), ("eval", config.eval_sets)):
+        for split, count in (("train", config.train_sets), ("test", config.eval_sets)):
             (building / split).mkdir(parents=True)
             lines = [json.dumps(row) for index in range(count) for row in make_set(building, split, index, config)]
             (building / f"{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -53,7 +53,7 @@ def generated_images(config: GeneratedImagesConfig, root: str, say: Callable[[st
             building.rename(folder)
         except OSError:  # another process was faster
             shutil.rmtree(building)
-    return GeneratedImages(folder / "train.jsonl", folder / "eval.jsonl")
+    return GeneratedImages(folder / "train.jsonl", folder / "test.jsonl")
 
 
 def make_set(folder: Path, split: str, index: int, config: GeneratedImagesConfig) -> list[dict[str, Any]]:

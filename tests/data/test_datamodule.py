@@ -37,7 +37,7 @@ def folder(made: Path, tmp_path: Path) -> Path:
 
 
 def config_for(folder: Path, *overrides: str) -> Config:
-    files = ["data=files", f"data.train={folder}/train.jsonl", f"data.eval={folder}/eval.jsonl"]
+    files = ["data=files", f"data.train={folder}/train.jsonl", f"data.eval={folder}/test.jsonl"]
     return load_config([*files, "optim.batch_size=2", "data.frame_cache_dir=null", *overrides])
 
 
@@ -89,15 +89,15 @@ def test_bad_lines_count_against_the_budget_at_once(folder: Path, tokenizer) -> 
 
 
 def test_bad_line_in_evaluation_is_an_error(folder: Path, tokenizer) -> None:
-    rows = [json.loads(line) for line in (folder / "eval.jsonl").read_text().splitlines()]
+    rows = [json.loads(line) for line in (folder / "test.jsonl").read_text().splitlines()]
     rows[3]["answer"] = 9
-    (folder / "eval.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    with pytest.raises(ValueError, match=r"eval\.jsonl:4: answer=9 is out of range"):
+    (folder / "test.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    with pytest.raises(ValueError, match=r"test\.jsonl:4: answer=9 is out of range"):
         VideoQuestionData(config_for(folder), tokenizer).setup()
 
 
 def test_unreadable_clip_in_evaluation_is_an_error(folder: Path, tokenizer) -> None:
-    break_video(folder / "eval/00001.mp4")
+    break_video(folder / "test/00001.mp4")
     data = VideoQuestionData(config_for(folder), tokenizer)
     data.setup()
     with pytest.raises(VideoError, match=r"00001\.mp4"):

@@ -30,7 +30,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def records(config: GeneratedImagesConfig, root: Path) -> list[ImageRecord]:
     made = generated_images(config, str(root))
-    return read_records(made.train).images + read_records(made.eval).images
+    return read_records(made.train).images + read_records(made.test).images
 
 
 def coloured(path: Path, colour: str) -> np.ndarray:

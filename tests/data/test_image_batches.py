@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     videos = generated_set(GeneratedConfig(root=str(folder / "v"), train_videos=3, eval_videos=2)).train.parent
     images = generated_images(GeneratedImagesConfig(train_sets=4, eval_sets=2), str(folder / "i")).train.parent
     both = folder / "set"
-    for split in ("train", "eval"):
+    for split in ("train", "test"):
         shutil.copytree(videos / split, both / split)
         shutil.copytree(images / split, both / split, dirs_exist_ok=True)
         lines = (videos / f"{split}.jsonl").read_text() + (images / f"{split}.jsonl").read_text()
@@ -47,7 +47,7 @@ def tokenizer() -> Any:
 
 
 def config_for(folder: Path, *overrides: str) -> Config:
-    files = ["data=files", f"data.train={folder}/train.jsonl", f"data.eval={folder}/eval.jsonl"]
+    files = ["data=files", f"data.train={folder}/train.jsonl", f"data.eval={folder}/test.jsonl"]
     return load_config([*files, "optim.batch_size=2", "optim.steps=12", "data.frame_cache_dir=null", *overrides])
 
 
@@ -58,7 +58,7 @@ def loaded(config: Config, tokenizer: Any, **how: Any) -> VideoQuestionData:
 
 
 def images_alone(folder: Path) -> list[str]:
-    for split in ("train", "eval"):
+    for split in ("train", "test"):
         lines = (folder / f"{split}.jsonl").read_text().splitlines()
         (folder / f"{split}.jsonl").write_text("\n".join(line for line in lines if "images" in json.loads(line)))
     return ["aux.scorer_warmup_steps=0"]
@@ -97,7 +97,7 @@ def test_a_mixed_batch_is_refused(folder: Path, tokenizer: Any) -> None:
 def test_evaluation_asks_everything_once(folder: Path, tokenizer: Any) -> None:
     batches = list(loaded(config_for(folder, "optim.batch_size=3"), tokenizer).val_dataloader())
     asked = [question.question.id for batch in batches for sample in batch["asked"] for question in sample]
-    lines = (folder / "eval.jsonl").read_text().splitlines()
+    lines = (folder / "test.jsonl").read_text().splitlines()
     assert sorted(asked) == sorted(json.loads(line)["id"] for line in lines)
     assert [("crops" in batch) for batch in batches] == [False, True]
 
@@ -129,7 +129,7 @@ def test_unreadable_picture_is_skipped_and_named(folder: Path, tokenizer: Any) -
 
 
 def test_unreadable_picture_in_evaluation_is_an_error(folder: Path, tokenizer: Any) -> None:
-    (folder / "eval/00000-0.png").write_text("not a picture")
+    (folder / "test/00000-0.png").write_text("not a picture")
     with pytest.raises(ImageError, match=r"00000-0\.png"):
         list(loaded(config_for(folder), tokenizer).val_dataloader())
 
