@@ -88,12 +88,8 @@ class Result:
     git_commit: str | None = None
     layer: int = 0  # prune.layer
     max_frames: int = 64  # video.max_frames, at evaluation
-    trained: bool = True  # False: the unpruned model of the same seed, evaluated with this method
-    test_time_scaling: bool = False
-
-    @property
-    def variant(self) -> str:
-        return "test_time_scaling" if self.test_time_scaling else "trained" if self.trained else "inference_only"
+    variant: str = "trained"  # or what was evaluated without any training, as in Config
+    curve: list[tuple[int, float]] = field(default_factory=list)  # step and accuracy, with trainer.eval_every
 
 
 @dataclass
@@ -206,6 +202,9 @@ def hashed(config: Config) -> dict[str, Any]:
 
 def _result(body: Mapping[str, Any], path: Path) -> Result:
     known = {f.name for f in fields(Result)}
+    if "trained" in body and "variant" not in body:  # as it was written before there were more than two ways
+        scaled = "test_time_scaling" if body.get("test_time_scaling") else "trained"
+        body = {**body, "variant": scaled if body["trained"] else "inference_only"}
     try:
         return Result(**{key: value for key, value in body.items() if key in known})
     except TypeError as error:

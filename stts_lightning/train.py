@@ -123,11 +123,13 @@ def _fit_and_validate(
 
 
 def _load(config: Config) -> tuple[STTSModule, PreTrainedTokenizerBase]:
-    """The module with its method upon the model to start from; scaled at test time, the pruned model as it was left."""
-    if config.variant == "test_time_scaling":
+    """The module with its method upon the model to start from; to evaluate it in another way, the pruned model as it
+    was left."""
+    if config.variant in ("test_time_scaling", "other_percent"):
         assert config.init_from is not None
         dtype, attention = getattr(torch, config.backbone.dtype), config.backbone.attention
         model, handle, tokenizer = load_pruned(config.init_from, dtype=dtype, attention=attention)
+        handle.percent = config.prune.percent
         return STTSModule(config, Backbone(model, tokenizer), handle), tokenizer
     backbone = load_backbone(config.backbone, config.init_from, config.trainer.accelerator)
     module = STTSModule(config, backbone)
@@ -179,8 +181,8 @@ def _result(
         git_commit=git_commit(),
         layer=config.prune.layer,
         max_frames=config.video.max_frames,
-        trained=config.variant != "inference_only",
-        test_time_scaling=config.variant == "test_time_scaling",
+        variant=config.variant,
+        curve=module.curve,
     )
 
 

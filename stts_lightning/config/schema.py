@@ -12,7 +12,7 @@ from stts_lightning.config.data import BenchmarkConfig, DataConfig, ImageConfig,
 from stts_lightning.config.model import BackboneConfig, PruneConfig, check_percent
 from stts_lightning.config.paths import domain_names, method_names
 
-VARIANTS = ("trained", "inference_only", "test_time_scaling")
+VARIANTS = ("trained", "inference_only", "test_time_scaling", "other_percent")
 KINDS = ("sweep", "bench", "images", "pruned", "domains")
 
 
@@ -169,7 +169,7 @@ class Config:
     seed: int = 0
     output_dir: str = "outputs"
     init_from: str | None = None  # a saved model folder to start from; null takes backbone.pretrained
-    variant: str = "trained"  # the other two evaluate the model of init_from as it is
+    variant: str = "trained"  # the others evaluate the model of init_from as it is
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     prune: PruneConfig = field(default_factory=PruneConfig)
     video: VideoConfig = field(default_factory=VideoConfig)

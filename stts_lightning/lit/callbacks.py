@@ -213,6 +213,9 @@ class Decisions(pl.Callback):
         self.num_clips = num_clips
         self.clips: list[dict[str, Any]] = []
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.clips = []  # of an earlier evaluation
+
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:

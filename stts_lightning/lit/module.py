@@ -48,6 +48,7 @@ class STTSModule(pl.LightningModule):
         preset = PRESETS[config.prune.preset]
         self.aux_weight = preset.aux_weight if config.aux.weight is None else config.aux.weight
         self.predictions: list[Prediction] = []
+        self.curve: list[tuple[int, float]] = []  # step and accuracy of every evaluation
         self.kept_tokens = MeanMetric()
 
     def forward(self, batch: dict[str, Any], **extra: Any) -> PrunedOutput:
@@ -113,7 +114,9 @@ class STTSModule(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         hits = [prediction.correct for prediction in self.predictions]
-        self.log("val/accuracy", sum(hits) / max(len(hits), 1), prog_bar=True)
+        accuracy = sum(hits) / max(len(hits), 1)
+        self.curve.append((self.global_step, accuracy))
+        self.log("val/accuracy", accuracy, prog_bar=True)
         self.log("prune/kept_tokens", self.kept_tokens.compute())
 
     def configure_optimizers(self) -> Any:

@@ -19,7 +19,7 @@ QUICK_WARNING = "QUICK: everything was shrunk to try the line out. These numbers
 _ORDER = ("none", "stts", "stts_no_aux", "heuristic", "random")
 _LEFT = ("method", "variant")
 _COUNTS = ("prune_percent", "seed", "seeds", "layer", "max_frames")
-_MARKS = {"trained": "", "inference_only": " *", "test_time_scaling": " +"}  # in a terminal
+_MARKS = {"trained": "", "inference_only": " *", "test_time_scaling": " +", "other_percent": " %"}  # in a terminal
 _SPECIAL = ("layer", "variant", "max_frames")  # left out where all runs have the same
 
 

@@ -131,7 +131,9 @@ def _sheet_runs(folder: Path, results: Mapping[str, Result]) -> dict[str, Path]:
     names = series_names(row(result) for result in results.values())
     for name, result in sorted(results.items(), key=lambda item: (method_rank(item[1].method), item[1].seed)):
         path = RunDir(folder / name).decisions
-        shown = result.method != "none" and result.prune_percent < 100 and not result.test_time_scaling
+        shown = (
+            result.method != "none" and result.prune_percent < 100 and result.variant in ("trained", "inference_only")
+        )
         if shown and path.is_file():
             found.setdefault(result.prune_percent, {}).setdefault(names[row(result).series], path)
     if not found:

@@ -50,6 +50,9 @@ class Job:
 def plan(config: Config, folder: Path) -> list[Job]:
     """The baseline a seed, each percentage x method x layer x seed, and what is evaluated on those; none twice.
 
+    Where one model is trained for a range of percentages, it is named by the first of ``sweep.percents`` and evaluated
+    at the others.
+
     Raises:
         ValueError: a method that has to be trained is to be put on a model as it is.
     """
@@ -59,7 +62,11 @@ def plan(config: Config, folder: Path) -> list[Job]:
     trained = [Run("none", 0.0, seed) for seed in sweep.seeds if sweep.unpruned or sweep.inference_only]
     untrained = []
     for percent, layer in itertools.product(sweep.percents, layers):
-        trained += [trained_run(m, percent, seed, layer) for m in sweep.methods for seed in sweep.seeds]
+        runs = [trained_run(m, percent, seed, layer) for m in sweep.methods for seed in sweep.seeds]
+        if config.prune.percent_range and percent != sweep.percents[0]:
+            untrained += [_at_other_percent(run, sweep.percents[0]) for run in runs if run.method not in FIXED_PERCENT]
+        else:
+            trained += runs
         untrained += [
             Run(m, percent, seed, layer, "inference_only") for m in sweep.inference_only for seed in sweep.seeds
         ]
@@ -67,6 +74,10 @@ def plan(config: Config, folder: Path) -> list[Job]:
     if sweep.test_time_scaling:
         wanted += [replace(run, variant="test_time_scaling") for run in trained if 0 < run.percent < 100]
     return [job_of(run, config, folder) for run in dict.fromkeys(wanted)]
+
+
+def _at_other_percent(run: Run, trained_at: float) -> Run:
+    return replace(run, variant="other_percent", trained_at=trained_at)
 
 
 def job_of(run: Run, config: Config, folder: Path) -> Job:

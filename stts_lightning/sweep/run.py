@@ -18,7 +18,8 @@ class Run:
     percent: float  # k %, 0-100
     seed: int
     layer: int | None = None  # l; None: the sweep's prune.layer
-    variant: str = "trained"  # or, evaluated without any training, inference_only and test_time_scaling
+    variant: str = "trained"  # or, evaluated without any training, as in Config
+    trained_at: float = 0.0  # k of the model that `other_percent` evaluates at ``percent``
 
     @property
     def name(self) -> str:
@@ -37,6 +38,8 @@ class Run:
         """The run whose model this one evaluates; None for one that trains its own."""
         if self.variant == "inference_only":
             return Run("none", 0.0, self.seed)
+        if self.variant == "other_percent":
+            return replace(self, variant="trained", percent=self.trained_at)
         return replace(self, variant="trained") if self.variant == "test_time_scaling" else None
 
 
@@ -51,7 +54,8 @@ def run_of(saved: Config, sweep: Config) -> Run:
     """The run that a configuration belongs to, seen from the sweep's."""
     prune = saved.prune
     layer = None if prune.layer == sweep.prune.layer else prune.layer
-    return Run(prune.method, prune.percent, saved.seed, layer, saved.variant)
+    run = Run(prune.method, prune.percent, saved.seed, layer, saved.variant)
+    return replace(run, trained_at=sweep.sweep.percents[0]) if run.variant == "other_percent" else run
 
 
 def run_config(config: Config, run: Run, folder: Path) -> Config:

@@ -76,8 +76,7 @@ def result(config: Config) -> Result:
         git_commit="0123abc",
         layer=prune.layer,
         max_frames=config.video.max_frames,
-        trained=config.variant != "inference_only",
-        test_time_scaling=config.variant == "test_time_scaling",
+        variant=config.variant,
     )
 
 

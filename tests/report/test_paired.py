@@ -123,7 +123,7 @@ def test_a_sweep_compares_what_is_pruned_alike_and_all_with_the_ends(tmp_path: P
     results = {f"none{s}": a_result("none", 0, s) for s in (0, 1)}
     results |= {f"stts{k}{s}": a_result("stts", k, s) for k in (30, 50) for s in (0, 1, 2)}
     results |= {"random50": a_result("random", 50, 1), "floor": a_result("text_only", 100, 7)}
-    results |= {"scaled": a_result("stts", 50, 0, test_time_scaling=True)}
+    results |= {"scaled": a_result("stts", 50, 0, variant="test_time_scaling")}
     hits = {name: clustered(0.6) for name in results}
     for name, h in hits.items():
         write_run(tmp_path / name, h)

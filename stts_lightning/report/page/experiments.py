@@ -11,7 +11,12 @@ from stts_lightning.report.means import Mean
 from stts_lightning.report.published import PublishedRow, PublishedTable
 
 HOST_COMMAND = "python -m stts_lightning benchmark NAME,.. --root ROOT --host"
-VARIANTS = {"trained": "", "inference_only": "inference only", "test_time_scaling": "test-time scaling"}
+VARIANTS = {
+    "trained": "",
+    "inference_only": "inference only",
+    "test_time_scaling": "test-time scaling",
+    "other_percent": "trained at another k",
+}
 
 
 @dataclass(frozen=True)
