@@ -14,6 +14,7 @@ from stts_lightning.config import (
     AuxConfig,
     BenchmarkConfig,
     Config,
+    DataConfig,
     PruneConfig,
     VideoConfig,
     flatten,
@@ -113,6 +114,8 @@ def pretrain_config(config: Config) -> Config:
         warmup_steps=pretrain.warmup_steps,
         dense_weight=pretrain.dense_weight,
     )
+    data = replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers)
+    data = replace(data, eval_split=DataConfig.eval_split)  # where the runs are evaluated does not matter here
     return replace(
         config,
         init_from=None,
@@ -120,7 +123,7 @@ def pretrain_config(config: Config) -> Config:
         aux=AuxConfig(),
         optim=optim,
         video=replace(config.video, fps=VideoConfig.fps, max_frames=VideoConfig.max_frames),  # as the set is labelled
-        data=replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers),
+        data=data,
         trainer=replace(config.trainer, num_threads=pretrain.num_threads),
         benchmark=BenchmarkConfig(),
         pretrain=replace(pretrain, enabled=False, domain=None),  # it is what the others start from
