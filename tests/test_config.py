@@ -15,6 +15,7 @@ from stts_lightning.config import (
     load_config,
     read_config,
     save_config,
+    with_domain,
     with_method,
 )
 
@@ -102,6 +103,20 @@ def test_method_file_wins_over_the_configuration() -> None:
     assert other.prune.method == "random"
     changed = {key for key, value in flatten(config).items() if flatten(other)[key] != value}
     assert changed == {"prune.method"}
+
+
+def test_a_method_keeps_its_options_and_gives_none_to_another() -> None:
+    config = load_config(["method=stts_saliency", "prune.options.noise=0.5"])
+    assert with_method(config, "stts_saliency").prune.options == {"noise": 0.5}
+    assert with_method(config, "stts_distill").prune.options == {}
+
+
+def test_a_domain_wins_over_the_configuration_and_changes_nothing_else() -> None:
+    config = load_config(["optim.steps=5", "data.generated.train_videos=9"])
+    other = with_domain(config, "decoy")
+    assert other.data.generated.num_decoys == 5 and with_domain(other, "main") == config
+    with pytest.raises(ValueError, match="pretrain.domain='flikker'.*Did you mean 'flicker'"):
+        load_config(["pretrain.domain=flikker"])
 
 
 def test_flatten_names_every_value_once() -> None:

@@ -12,7 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+
+from stts_lightning.config import load_config
+from stts_lightning.lit.module import STTSModule
+from stts_lightning.train import train
 
 SMALL = [
     "data.generated.train_videos=8", "data.generated.eval_videos=2", "tracking.enabled=false", "prune.percent=50",
@@ -58,6 +63,26 @@ def test_run_leaves_model_result_predictions_and_decisions(whole: Path) -> None:
     assert np.mean([line["correct"] for line in lines]) == pytest.approx(result["accuracy"])
     assert np.load(whole / "decisions.npz")["frames"].shape[0] == 2
     assert json.loads((whole / "progress.json").read_text())["phase"] == "done"
+
+
+def test_a_model_that_was_loaded_is_trained_in_training_mode(
+    root: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers loads in evaluation mode, in which `random` repeats its mask and nothing is recomputed."""
+    modes, masks = set(), []
+    real = STTSModule.training_step
+
+    def watched(self: STTSModule, *batch: object) -> dict[str, object]:
+        modes.update(module.training for module in self.modules())
+        out = real(self, *batch)
+        masks.append(tuple(torch.cat(out["pruning"].keep).flatten().tolist()))
+        return out
+
+    monkeypatch.setattr(STTSModule, "training_step", watched)
+    monkeypatch.chdir(root)
+    small = [*SMALL, f"data.generated.root={root / 'set'}", "method=random", f"init_from={whole / 'model'}"]
+    train(load_config([*small, "optim.steps=3"]), root / "loaded")
+    assert modes == {True} and len(set(masks)) == 3
 
 
 def test_killed_run_is_taken_up_and_ends_as_if_nothing_had_been(root: Path, whole: Path) -> None:

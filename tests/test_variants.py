@@ -90,6 +90,25 @@ def test_test_time_scaling_is_the_trained_model_with_its_scorer_on_more_frames(
     assert [p["letter_scores"] for p in predictions(job)] != answers(job.config, fresh)
 
 
+def test_one_model_serves_another_percentage_and_shows_its_curve(config: Config, root: Path) -> None:
+    sweep = SweepConfig([80.0, 50.0], ["stts_saliency"], unpruned=False)
+    config = replace(config, sweep=sweep, prune=replace(config.prune, percent_range=[50.0, 80.0]))
+    config = replace(config, trainer=replace(config.trainer, eval_every=3), data=replace(config.data, name="generated"))
+    trained, other = plan(config, root / "range")
+    done = []
+    for job in (trained, other):
+        job.folder.path.mkdir(parents=True)
+        save_config(job.config, job.folder.config)
+        done.append(train(job.config, job.folder.path))
+    assert [(r.prune_percent, r.kept_tokens, r.variant) for r in done] == [
+        (80, 26, "trained"),
+        (50, 64, "other_percent"),
+    ]
+    assert [step for step, _ in done[0].curve] == [3, 6, 6] and done[0].curve[-1][1] == done[0].accuracy
+    assert len(done[1].curve) == 1 and set(done[0].kept_shares) == {"background", "static", "flicker", "event"}
+    assert np.load(trained.folder.decisions)["keep"].sum((1, 2)).tolist() == [26] * 3  # of the last evaluation alone
+
+
 def unscored(folder: RunDir) -> Backbone:
     """A run's model without its scorer."""
     pruned = load_pruned(folder.model)

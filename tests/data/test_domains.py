@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from stts_lightning.config import GeneratedConfig
+from stts_lightning.config import GeneratedConfig, load_config
+from stts_lightning.config.paths import domain_names
 from stts_lightning.data.paint import paint
 from stts_lightning.data.scene import (
+    CONTENTS,
     DECOY_COLOURS,
     DENSE_CLASSES,
     EVENT_COLOURS,
@@ -19,6 +21,7 @@ from stts_lightning.data.scene import (
     ask,
     dense_labels,
     draw_scene,
+    window_contents,
 )
 
 DOMAINS = {
@@ -208,3 +211,57 @@ def test_knobs_out_of_range_are_refused(settings: dict[str, Any], said: str) -> 
 def test_decoys_count_among_what_must_fit() -> None:
     with pytest.raises(ValueError, match="17 things do not fit"):
         draw_scene(np.random.default_rng(0), GeneratedConfig(num_decoys=9))
+
+
+def test_domains_are_named_and_differ_from_each_other() -> None:
+    assert domain_names() == ("camera", "decoy", "flicker", "main", "mixed")
+    made = [load_config([f"domain={name}"]).data.generated for name in domain_names()]
+    assert load_config().data.generated == load_config(["domain=main"]).data.generated == GeneratedConfig()
+    assert all(one != other for i, one in enumerate(made) for other in made[:i])
+
+
+@pytest.mark.parametrize("domain", ["main", "flicker", "decoy", "mixed"])
+def test_contents_say_which_windows_a_kind_of_thing_changes(domain: str) -> None:
+    """Painted with and without it, from the same numbers: where pixels differ, there it is."""
+    config = load_config([f"domain={domain}", "data.generated.noise=0", "data.generated.texture=0"]).data.generated
+    without = {"event": {"events": []}, "static": {"static": []}, "flicker": {"flicker": []}, "decoy": {"flashes": ()}}
+    seen = set()
+    for seed in SEEDS:
+        scene = draw_scene(np.random.default_rng(seed), config)
+        contents = np.array(window_contents(scene, config))
+        for kind, empty in without.items():
+            whole, missing = (
+                paint(s, np.random.default_rng(9), config).astype(int) for s in (scene, scene._replace(**empty))
+            )
+            samples = [min(slot * config.fps // 2, len(whole) - 1) for slot in range(config.num_slots)]
+            changed = np.abs(whole - missing)[samples].max(-1)
+            windows = changed.reshape(config.num_slots, 4, 24, 4, 24).max((2, 4)).reshape(config.num_slots, 16) > 20
+            assert (windows == (contents == CONTENTS.index(kind))).all(), (kind, seed)
+            seen |= {kind} if windows.any() else set()
+    assert ("decoy" in seen) == (domain == "decoy") and ("static" in seen) == (domain != "mixed")
+
+
+def test_contents_follow_a_moving_camera_but_events_do_not() -> None:
+    config = load_config(["domain=camera"]).data.generated
+    scene = draw_scene(np.random.default_rng(1), config)._replace(drift=(24.0, 0.0))  # a window down in a second
+    contents = window_contents(scene, config)
+    thing = scene.static[0]
+    homes = [(thing.window // 4 + slot // 2) * 4 + thing.window % 4 for slot in range(config.num_slots)]
+    for slot, home in enumerate(homes[:-1]):
+        if slot % 2 == 0 and home < 16 and not any(e.slot == slot and e.window == home for e in scene.events):
+            assert contents[slot][home] in (CONTENTS.index("static"), CONTENTS.index("flicker"))
+    for event in scene.events:
+        assert contents[event.slot][event.window] == CONTENTS.index("event")
+
+
+def test_six_events_have_a_colour_and_a_frame_each_and_are_asked_about() -> None:
+    config = load_config(["domain=mixed"]).data.generated
+    scene = draw_scene(np.random.default_rng(3), config)
+    assert len({event.colour for event in scene.events}) == len({event.slot for event in scene.events}) == 6
+    questions = ask(scene, config.num_slots)
+    assert len(questions) == 3 * 6 + 15
+    assert all(any(event.colour in q["question"] for q in questions) for event in scene.events)
+    with pytest.raises(ValueError, match="num_events=7"):
+        draw_scene(np.random.default_rng(0), GeneratedConfig(num_events=7, num_static=0))
+    with pytest.raises(ValueError, match="num_static=2.*1 colours are left"):
+        draw_scene(np.random.default_rng(0), GeneratedConfig(num_events=5, num_static=2))

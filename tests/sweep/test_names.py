@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from stts_lightning.config import Config, SweepConfig, load_config, save_config
+from stts_lightning.config import Config, GeneratedConfig, PruneConfig, SweepConfig, load_config, save_config
 from stts_lightning.runs import RunDir, write_result
 from stts_lightning.sweep.folders import finished_runs
 from stts_lightning.sweep.plan import plan, pretrain_config, sweep_folder
@@ -61,6 +61,26 @@ def test_what_is_evaluated_waits_for_what_is_trained(tmp_path: Path) -> None:
     assert jobs["stts-k50-seed0"].after is None and "stts-k100-test_time_scaling-seed0" not in jobs
     order = list(jobs)
     assert all(order.index(job.after.path.name) < order.index(name) for name, job in jobs.items() if job.after)
+
+
+def test_one_model_for_a_range_is_trained_once_a_seed_and_evaluated_at_the_others(tmp_path: Path) -> None:
+    sweep = SweepConfig([80.0, 50.0], ["stts_saliency", "text_only"], seeds=[0, 1], unpruned=False)
+    config = Config(sweep=sweep, prune=PruneConfig(percent_range=[50.0, 80.0]))
+    jobs = {job.name: job for job in plan(config, tmp_path)}
+    trained = {name for name, job in jobs.items() if job.after is None}
+    assert trained == {f"{name}-seed{seed}" for name in ("stts_saliency-k80", "text_only-k100") for seed in (0, 1)}
+    other = jobs["stts_saliency-k50-other_percent-seed1"]
+    assert other.after == RunDir(tmp_path / "stts_saliency-k80-seed1") and other.config.prune.percent == 50
+    assert run_of(other.config, config).name == other.name and run_of(other.config, config).source.percent == 80
+    assert len(jobs) == 6
+
+
+def test_a_pretraining_does_not_depend_on_what_runs_are_evaluated_on() -> None:
+    one, other = (
+        pretrain_config(load_config([f"data.eval_split={split}", "domain=flicker", "pretrain.domain=main"]))
+        for split in ("test", "validation")
+    )
+    assert one == other and one.data.generated == GeneratedConfig()
 
 
 @pytest.mark.parametrize(("method", "why"), [("stts", "weights to learn"), ("none", "no percentage")])
