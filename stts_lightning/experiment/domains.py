@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from stts_lightning.config import Config, with_domain
+from stts_lightning.config import Config, domain_names, with_domain
 from stts_lightning.report.domains import Swept, write_domains
+from stts_lightning.report.write import point_latest
+from stts_lightning.runs import digest, own_values
 from stts_lightning.sweep import run_sweep
 from stts_lightning.sweep.folders import finished_runs
-from stts_lightning.sweep.plan import plan, pretrain_job, sweep_folder
+from stts_lightning.sweep.plan import pretrain_job, sweep_folder
+
+MORE_CHECKPOINTS = 10  # looked for beside those that were asked for
 
 
 def run_domains(config: Config) -> int:
     """The exit status: of the first sweep that failed or was stopped, which ends the experiment, else 0.
 
-    The same call goes on where it ended; the tables are of what there is by then.
+    The same call goes on where it ended. The tables are of all that there is by then with these settings, whichever
+    call has run it: other methods and percentages, other domains and checkpoints.
     """
     asked = config.experiment
     status = 0
-    for checkpoint in asked.checkpoints:
-        for domain in asked.domains:
-            status = status or run_sweep(sweep_of(config, domain, checkpoint))
-    swept = [left(config, domain, checkpoint) for checkpoint in asked.checkpoints for domain in asked.domains]
-    out = Path(config.output_dir) / "experiments" / asked.name
-    print("Written: " + ", ".join(map(str, write_domains(swept, out))))
+    for checkpoint, domain in itertools.product(asked.checkpoints, asked.domains):
+        status = status or run_sweep(sweep_of(config, domain, checkpoint))
+    known = itertools.product(sorted({*asked.checkpoints, *range(MORE_CHECKPOINTS)}), domain_names())
+    swept = [left(config, domain, checkpoint) for checkpoint, domain in known]
+    out = Path(config.output_dir) / "experiments" / f"{asked.name}-{digest(own_values(config))}"
+    files = write_domains([sweep for sweep in swept if sweep.results], out)
+    point_latest(out, asked.name)
+    print("Written: " + ", ".join(map(str, files)))
     return status
 
 
@@ -36,12 +44,10 @@ def sweep_of(config: Config, domain: str, checkpoint: int) -> Config:
 
 
 def left(config: Config, domain: str, checkpoint: int) -> Swept:
-    """What is there of one sweep: its finished runs, of those that were asked for."""
+    """The finished runs of one sweep; none where it was never started."""
     config = sweep_of(config, domain, checkpoint)
     pretraining = pretrain_job(config)
     if pretraining is not None:
         config = replace(config, init_from=str(pretraining.folder.model))
     folder = sweep_folder(config)
-    names = {job.name for job in plan(config, folder)}
-    results = finished_runs(config, folder) if folder.is_dir() else {}
-    return Swept(domain, checkpoint, folder, {name: result for name, result in results.items() if name in names})
+    return Swept(domain, checkpoint, folder, finished_runs(config, folder) if folder.is_dir() else {})

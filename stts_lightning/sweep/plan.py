@@ -115,7 +115,8 @@ def pretrain_config(config: Config) -> Config:
         dense_weight=pretrain.dense_weight,
     )
     data = replace(config.data, name="generated", train=None, eval=None, num_workers=pretrain.num_workers)
-    data = replace(data, eval_split=DataConfig.eval_split)  # where the runs are evaluated does not matter here
+    # How the runs are evaluated, and what they are asked at a time, does not matter here.
+    data = replace(data, eval_split=DataConfig.eval_split, questions_per_clip=DataConfig.questions_per_clip)
     return replace(
         config,
         init_from=None,
