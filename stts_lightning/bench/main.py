@@ -15,13 +15,21 @@ from stts_lightning.bench.case import Shape
 from stts_lightning.bench.inputs import input_tables
 from stts_lightning.bench.measure import keep_freed_memory, machine
 from stts_lightning.bench.steps import Bench
-from stts_lightning.bench.tables import Row, growth_table, layout_table, overhead_table, prefill_table, train_table
+from stts_lightning.bench.tables import (
+    Row,
+    growth_table,
+    layout_table,
+    methods_table,
+    overhead_table,
+    prefill_table,
+    train_table,
+)
 from stts_lightning.bench.write import write_bench
 from stts_lightning.calibrate import calibrate
 from stts_lightning.config import load_config
 from stts_lightning.runs import git_commit
 
-TABLES = ("train", "prefill", "overhead", "layouts", "inputs", "growth")
+TABLES = ("train", "methods", "prefill", "overhead", "layouts", "inputs", "growth")
 VERSIONS = ("torch", "transformers", "lightning", "numpy", "av", "decord", "triton")
 SIZES = {"4b": ((2, 64), (1, 256)), "small": ((2, 64), (1, 256))}
 GROWTH = (16, 32, 64, 128, 256, 512)
@@ -96,6 +104,8 @@ def _model_tables(
         tables["train"] = train_table(model, shapes, peak_tflops, rounds, say)
         if "overhead" in only:
             tables["overhead"] += overhead_table(model, "train", shapes, rounds, tables["train"], say)
+    if "methods" in only:
+        tables["methods"] = methods_table(model, shapes, rounds, say)
     if "layouts" in only:
         tables["layouts"] = layout_table(model, shapes[0], rounds, say)
     if "growth" in only:

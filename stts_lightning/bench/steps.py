@@ -16,15 +16,17 @@ from stts_lightning.molmo2.load import attention_by_part
 from stts_lightning.molmo2.patch import apply_stts
 from stts_lightning.molmo2.shapes import random_molmo2
 from stts_lightning.molmo2.speed import speed_up
+from stts_lightning.prune.registry import Host, build_scorer
 
 DECODED = 16  # tokens
+METHODS = ("none", "random", "heuristic", "stts", "stts_saliency")  # side by side in one table
 
 
 class Bench:
     """One model of random weights on one device, and what can be run on it.
 
     A run's name is ``stock``, on a GPU also ``stock_sdpa`` (see `entered`), or ours at a percentage: ``0``, ``30``. At
-    0 nothing scores; else the STTS scorer does.
+    0 nothing scores; else the STTS scorer does, unless another method is named.
     """
 
     def __init__(self, size: str, device: torch.device, *, compiled: bool = False, checkpointing: str = "none") -> None:
@@ -35,9 +37,12 @@ class Bench:
         self.model = random_molmo2(size, dtype=torch.float32, device=device, attention=attention)
         self.handle = apply_stts(self.model, PruneConfig(percent=50, layer=LAYERS[size]))
         self.scorer = self.handle.scorer
-        self.nothing = _scorer_of_none(self.model)
+        self.scorers = nn.ModuleDict({method: _scorer(self.model, method) for method in METHODS})
+        self.scorers["stts"] = self.scorer
+        self.scorers.to(device)
         speed_up(self.model, BackboneConfig(activation_checkpointing=checkpointing, compile=compiled))
-        self.optimizer = AdamW(self.model.parameters(), lr=1e-6, fused=True)
+        weights = {id(p): p for part in (self.model, self.scorers) for p in part.parameters()}
+        self.optimizer = AdamW(weights.values(), lr=1e-6, fused=True)
         self.batches: dict[tuple, dict[str, Any]] = {}
         self.stock_runs = ["stock", "stock_sdpa"] if device.type == "cuda" else ["stock"]
         self.runs = [*self.stock_runs, "0", "30", "40", "50"]
@@ -60,21 +65,21 @@ class Bench:
             self.batches[key] = make_batch(shape, self.model.config, self.device, training=training, ours=ours)
         return self.batches[key]
 
-    def set_run(self, name: str, layout: str = "flat") -> None:
+    def set_run(self, name: str, layout: str = "flat", method: str = "stts") -> None:
         """Ours at a percentage; `stock` is entered by the runs themselves."""
         percent = 0.0 if name.startswith("stock") else float(name)
-        method = "stts" if percent else "none"
+        method = method if percent else "none"
         self.model.model.prune_config = PruneConfig(
             method=method, percent=percent, layer=LAYERS[self.size], layout=layout
         )
-        self.model.model.vision_tower.token_scorer = self.scorer if percent else self.nothing
+        self.model.model.vision_tower.token_scorer = self.scorers[method]
 
-    def train_step(self, name: str, shape: Shape, layout: str = "flat") -> Callable[[], None]:
+    def train_step(self, name: str, shape: Shape, layout: str = "flat", method: str = "stts") -> Callable[[], None]:
         """Forward, backward, clipping and AdamW."""
         batch = self.batch(shape, training=True, ours=not name.startswith("stock"))
 
         def run() -> None:
-            self.set_run(name, layout)
+            self.set_run(name, layout, method)
             self.model.train()
             self._train(name, batch)
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -129,13 +134,14 @@ class Bench:
     def _train(self, name: str, batch: dict[str, Any]) -> None:
         with self.entered(name) as model, self.autocast():
             out = model(**batch, use_cache=False)
-        pruning = getattr(out, "pruning", None)
-        auxiliary = None if pruning is None else pruning.aux_loss
-        (out.loss if auxiliary is None else out.loss + auxiliary).backward()
+        loss, pruning = out.loss, getattr(out, "pruning", None)
+        if pruning is not None and pruning.aux_loss is not None:
+            loss = loss + pruning.aux_loss
+        if pruning is not None and pruning.listwise is not None:
+            loss = loss + pruning.listwise.loss
+        loss.backward()
 
 
-def _scorer_of_none(model: Any) -> nn.Module:
-    from stts_lightning.prune.registry import Host, build_scorer
-
+def _scorer(model: Any, method: str) -> nn.Module:
     vision = model.config.vision_config
-    return build_scorer("none", Host(vision.hidden_size, vision.num_attention_heads))
+    return build_scorer(method, Host(vision.hidden_size, vision.num_attention_heads))

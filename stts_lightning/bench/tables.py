@@ -12,7 +12,7 @@ from stts_lightning.bench.case import LAYERS, TEXT_TOKENS, Shape
 from stts_lightning.bench.flops import forward_flops
 from stts_lightning.bench.measure import Spread, peak_memory_mib, side_by_side
 from stts_lightning.bench.overhead import pruning_overhead
-from stts_lightning.bench.steps import DECODED, Bench
+from stts_lightning.bench.steps import DECODED, METHODS, Bench
 from stts_lightning.molmo2.vision import encode_videos
 
 Row = dict[str, Any]
@@ -28,6 +28,19 @@ def train_table(bench: Bench, shapes: Sequence[Shape], peak_tflops: float, round
         spread, memory = _time_and_memory(bench, runs, rounds, f"train {shape.name}", say)
         labels = TEXT_TOKENS[shape.size] // 8
         rows += _compare(bench, shape, spread, memory, peak_tflops, passes=3, labels=labels)
+    return rows
+
+
+def methods_table(bench: Bench, shapes: Sequence[Shape], rounds: int, say: Say) -> list[Row]:
+    """A whole train step at k = 50 by method: what learning the scores costs, and by which path."""
+    rows = []
+    for shape in shapes:
+        runs = {method: bench.train_step("50", shape, method=method) for method in METHODS if method != "none"}
+        spread = side_by_side(runs, bench.device, rounds, lambda text, s=shape: say(f"methods {s.name}: {text}"))
+        for method, took in spread.items():
+            over_stts = took.times_as_fast_as(spread["stts"])
+            row = {"shape": shape.name, "method": method, "ms": took.median, "low": took.low, "high": took.high}
+            rows.append(row | {"over_stts": over_stts})
     return rows
 
 

@@ -9,6 +9,7 @@ from stts_lightning.runs import write_json
 
 TITLES = {
     "train": "Train step: forward, backward, clipping, AdamW",
+    "methods": "Train step at k = 50 by method",
     "prefill": "Prefill, and the tokens after it",
     "overhead": "What pruning itself costs, in ms and as a share of its step",
     "layouts": "Vision tower and connector, forward and backward: packed rows against flat",

@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("bench")
-    tables = ("train", "prefill", "overhead", "layouts", "growth")
+    tables = ("train", "methods", "prefill", "overhead", "layouts", "growth")
     said = []
     found = main.bench(folder, size="small", rounds=1, only=tables, shapes=[(2, 3)], growth=(2, 4), say=said.append)
     assert said
@@ -47,6 +47,22 @@ def test_every_run_stands_beside_the_others(results):
             assert row["of_bound"] == pytest.approx(row["over_own_0"] / row["flop_bound"])
         assert rows["50"]["flop_bound"] > rows["30"]["flop_bound"] > 1
     assert all(row["decode_ms_per_token"] >= 0 for row in tables["prefill"])
+
+
+def test_methods_are_compared_with_stts(results):
+    rows = {row["method"]: row for row in results[1]["tables"]["methods"]}
+    assert set(rows) == {"random", "heuristic", "stts", "stts_saliency"} and rows["stts"]["over_stts"] == 1.0
+    assert all(row["over_stts"] == pytest.approx(rows["stts"]["ms"] / row["ms"]) for row in rows.values())
+
+
+def test_a_method_by_name_is_that_method_and_learns():
+    bench, shape = Bench("small", CPU), Shape("small", 1, 3)
+    for method in ("stts", "stts_saliency", "heuristic"):
+        before = {name: p.clone() for name, p in bench.scorers.named_parameters()}
+        bench.train_step("50", shape, method=method)()
+        moved = {name.split(".")[0] for name, p in bench.scorers.named_parameters() if not torch.equal(p, before[name])}
+        assert moved == ({method} if method.startswith("stts") else set())
+        assert bench.model.model.prune_config.method == method
 
 
 def test_overhead_is_a_share_of_its_step(results):
