@@ -11,6 +11,7 @@ PRUNE ?=
 METHODS ?=
 SEEDS ?=
 DATA ?=
+DOMAIN ?=
 EVAL_DATA ?=
 BACKBONE ?=
 QUICK ?=
@@ -27,6 +28,7 @@ ARGS ?=
 
 COMMON := $(if $(BACKBONE),backbone=$(BACKBONE)) \
           $(if $(TRAINER),trainer=$(TRAINER)) \
+          $(if $(DOMAIN),domain=$(DOMAIN)) \
           $(if $(DATA),data=files 'data.train=$(DATA)') \
           $(if $(EVAL_DATA),'data.eval=$(EVAL_DATA)')
 SWEEP := $(if $(PRUNE),'sweep.percents=[$(PRUNE)]') $(if $(METHODS),'sweep.methods=[$(METHODS)]') \
@@ -41,7 +43,8 @@ help: ## list the targets
 	@echo
 	@echo "  PRUNE=30,40,50  METHODS=stts,random,heuristic  SEEDS=0,1  DATA=path/to/qa.jsonl  EVAL_DATA=..."
 	@echo "  NAME=pruning_strength|methods|test_time_scaling|image_results|tome|train_throughput|"
-	@echo "       inference_throughput|degradation|layer_depth|what_is_pruned  VIDEO=clip.mp4"
+	@echo "       inference_throughput|degradation|layer_depth|what_is_pruned|saliency  VIDEO=clip.mp4"
+	@echo "  DOMAIN=main|flicker|decoy|camera|mixed"
 	@echo "  BACKBONE=tiny|molmo2_4b  TRAINER=auto|cpu  QUICK=1  ARGS='section.key=value ...'"
 
 setup: $(STAMP) ## make the virtual environment and install everything
