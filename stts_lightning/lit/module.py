@@ -60,8 +60,8 @@ class STTSModule(pl.LightningModule):
         out = self(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])
         loss = out.loss
         self.log("train/task_loss", loss.detach())
-        if out.pruning is None and self.trainer.world_size > 1:  # no process may wait for gradients of the scorer
-            loss = loss + 0 * sum(p.sum() for p in self.handle.scorer.parameters())
+        if out.pruning is None and self.trainer.world_size > 1:
+            loss = loss + zero_of_unused(self.handle, batch)
         if out.pruning is not None and out.pruning.aux_loss is not None:
             loss = loss + self.aux_weight * out.pruning.aux_loss
             self.log("train/aux_loss", out.pruning.aux_loss.detach(), prog_bar=True)
@@ -149,6 +149,17 @@ class STTSModule(pl.LightningModule):
         """Global norm, for each group by itself as Molmo2 does."""
         for group in optimizer.param_groups:
             torch.nn.utils.clip_grad_norm_(group["params"], self.config.optim.clip_norm)
+
+
+def zero_of_unused(handle: PruneHandle, batch: dict[str, Any]) -> Tensor | int:
+    """0, with a gradient of 0 for all that a batch without videos leaves unused: no process may wait for it.
+
+    Of a parameter that ZeRO's stage 3 has shared out there is nothing here to give a gradient to, and none is missed.
+    """
+    inner = handle.model.model
+    images = batch.get("pixel_values") is not None
+    parts = [handle.scorer] if images else [inner.vision_tower, inner.multi_modal_projector]
+    return 0 * sum(p.sum() for part in parts for p in part.parameters() if p.numel() > 0)
 
 
 def parameter_groups(module: STTSModule, lr_language: float, lr_vision: float, lr_scorer: float) -> list[dict]:
