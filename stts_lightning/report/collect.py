@@ -88,7 +88,7 @@ class Run:
     @property
     def setting(self) -> Setting:
         quick = self.params.get("sweep.quick", self.tags.get("stts.quick")) == "True"
-        return Setting(self.params.get("backbone.name", "?"), _data(self.params), quick)
+        return Setting(_backbone(self.params), _data(self.params), quick)
 
 
 def open_database(tracking: TrackingConfig) -> MlflowClient:
@@ -178,6 +178,12 @@ def _run(run: Any, folders: Mapping[str, str]) -> Run:
         params=dict(run.data.params),
         tags=tags,
     )
+
+
+def _backbone(params: Mapping[str, str]) -> str:
+    """Its name, and which of several checkpoints: runs that start from different ones are not averaged."""
+    name, checkpoint = params.get("backbone.name", "?"), params.get("backbone.tiny.seed", "0")
+    return name if checkpoint == "0" else f"{name} (checkpoint {checkpoint})"
 
 
 def _data(params: Mapping[str, str]) -> str:

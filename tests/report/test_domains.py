@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stts_lightning.report.collect import Run, Setting
 from stts_lightning.report.domains import Swept, averages, gaps, gather, write_domains
 from stts_lightning.runs import Result
 
@@ -101,3 +102,13 @@ def test_a_run_that_is_missing_is_left_out_of_its_pairs(made) -> None:
     swept = [made[0][0], made[0][1]._replace(results={})]
     assert {gap.runs for gap in gaps(gather(swept))} == {2}
     assert gaps(gather([s._replace(results={}) for s in swept])) == []
+
+
+def test_runs_from_different_checkpoints_are_no_seeds_of_each_other() -> None:
+    def setting_of(**params: str) -> Setting:
+        of_run = {"backbone.name": "tiny", "data.name": "generated", **params}
+        return Run("1", "x", "run", "saliency", "f", None, "FINISHED", 0, {}, of_run, {}).setting
+
+    first = setting_of(**{"backbone.tiny.seed": "0"})
+    assert first == setting_of() and first.backbone == "tiny"
+    assert setting_of(**{"backbone.tiny.seed": "2"}).backbone == "tiny (checkpoint 2)"
