@@ -99,7 +99,8 @@ def read_records(path: str | Path) -> Records:
                 files = _image_files(row, path.parent)
             else:
                 key = (path.parent / row["video"], _seconds(row, "start"), _seconds(row, "end"))
-                _check_clip(*key)
+                if key not in grouped:  # else it has passed already, with an earlier question on the same clip
+                    _check_clip(*key)
         except (ValueError, UnicodeDecodeError) as error:
             problems.append(Problem(where, str(error)))
             continue
