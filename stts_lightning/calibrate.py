@@ -36,12 +36,13 @@ def calibrate(config: Config) -> dict[str, Any]:
         backbone = load_backbone(config.backbone)
         module, loader = STTSModule(config, backbone), VideoQuestionData(config, backbone.tokenizer)
         loader.setup()
-        dataset = loader.train_dataloader().dataset
+        batches = loader.train_dataloader().loader
+        dataset = batches.dataset
         dataset[0]  # starts the decoder's process
         started = time.perf_counter()
         samples = [dataset[i % len(dataset)] for i in range(1, 1 + NUM_CLIPS)]
         read_s = (time.perf_counter() - started) / NUM_CLIPS
-        batch = loader.train_dataloader().collate_fn(samples)
+        batch = batches.collate_fn(samples)
         batch = loader.on_after_batch_transfer(batch, 0)
     threads = {config.trainer.num_threads, config.pretrain.num_threads}
     return {"make_s": make_s, "read_s": read_s, "step_s": {n: _step(module, batch, n) / NUM_CLIPS for n in threads}}

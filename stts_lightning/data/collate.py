@@ -53,6 +53,8 @@ class Collate:
         batch["prompt_counts"] = count_prompts(
             batch["input_ids"], batch["attention_mask"], self.placeholder_id, batch["labels"]
         )
+        learnt = (batch["labels"][:, 1:] != IGNORE) * batch["loss_weights"][:, 1:]
+        batch["loss_weight"] = float(learnt.double().sum())  # of the whole batch
         batch["asked"] = [sample.asked for sample in samples]
         batch["skipped"] = [problem for sample in samples for problem in sample.skipped]
         return batch

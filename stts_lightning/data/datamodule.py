@@ -18,6 +18,7 @@ from stts_lightning.data.generate_images import generated_images
 from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, read_records
 from stts_lightning.data.sampler import KindSampler, StepSampler
 from stts_lightning.data.split import hold_out_images, split_records
+from stts_lightning.data.steps import StepBatches
 from stts_lightning.video.patches import frames_to_patches
 
 
@@ -87,7 +88,7 @@ class VideoQuestionData(pl.LightningDataModule):
                 f"data.bad_sample_budget={budget} allows. Mend them or raise the budget:\n  {listed}"
             )
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> StepBatches:
         assert self._train is not None
         optim, trainer = self.config.optim, self.trainer
         encoder = self._encoder(optim.dense_weight)
@@ -101,10 +102,12 @@ class VideoQuestionData(pl.LightningDataModule):
             "rank": trainer.global_rank if trainer else 0,
             "world_size": trainer.world_size if trainer else 1,
         }
-        if not images:
-            return self._loader(videos, encoder, batch_sampler=StepSampler(len(videos), **order))
-        sampler = KindSampler(len(videos), len(images), self._image_share(len(videos), len(images)), **order)
-        return self._loader(ConcatDataset([videos, images]), encoder, batch_sampler=sampler)
+        if images:
+            sampler = KindSampler(len(videos), len(images), self._image_share(len(videos), len(images)), **order)
+            loader = self._loader(ConcatDataset([videos, images]), encoder, batch_sampler=sampler)
+        else:
+            loader = self._loader(videos, encoder, batch_sampler=StepSampler(len(videos), **order))
+        return StepBatches(loader, optim.accumulate)
 
     def val_dataloader(self) -> DataLoader:
         assert self._eval is not None

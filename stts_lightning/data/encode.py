@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,7 +177,12 @@ class Encoder:
         return self.branches(self.image_prefix(grids, settings), questions)
 
     def branches(self, prefix: list[int], questions: tuple[Question, ...]) -> tuple[dict[str, Tensor], list[Asked]]:
-        """The questions after what they share: each starts at the same position and sees itself and the prefix."""
+        """The questions after what they share: each starts at the same position and sees itself and the prefix.
+
+        An answer of n tokens weighs 2 / sqrt(n), and among M > 1 of them 1 / sqrt(M) of that, as Molmo2 has it: a long
+        answer counts more than a short one and less than its tokens, and so does a clip with many questions. The end
+        token counts in n where there is one question.
+        """
         ids, labels, weights = list(prefix), [IGNORE] * len(prefix), [0.0] * len(prefix)
         positions, subsegments, asked = list(range(len(prefix))), [SHARED_PREFIX] * len(prefix), []
         for branch, question in enumerate(questions):
@@ -186,7 +192,7 @@ class Encoder:
             length = len(prompt) + len(answer)
             ids += prompt + answer
             labels += [IGNORE] * len(prompt) + answer
-            weights += [0.0] * len(prompt) + [1.0] * len(answer)
+            weights += [0.0] * len(prompt) + [_weight(answer, len(questions))] * len(answer)
             positions += range(len(prefix), len(prefix) + length)
             subsegments += [branch] * length
         input_ids = torch.tensor(ids)
@@ -207,3 +213,9 @@ class Encoder:
         tokens["labels"][places] = torch.tensor(self.dense_ids)[classes]
         share = self.dense_weight * float(tokens["loss_weights"].sum()) / len(places)
         tokens["loss_weights"][places] = share
+
+
+def _weight(answer: list[int], questions: int) -> float:
+    """Of each token of an answer, the end token included."""
+    counted = len(answer) - (questions > 1)
+    return 2 / math.sqrt(counted * questions)

@@ -57,7 +57,12 @@ class STTSModule(pl.LightningModule):
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         if self.global_step < self.warmup_steps:
             return self._scorer_step(batch)
-        out = self(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])
+        out = self(
+            batch,
+            labels=batch["labels"],
+            loss_weights=batch["loss_weights"],
+            loss_divisor=self._loss_divisor(batch["step_loss_weight"]),
+        )
         loss = out.loss
         self.log("train/task_loss", loss.detach())
         if out.pruning is None and self.trainer.world_size > 1:
@@ -80,6 +85,17 @@ class STTSModule(pl.LightningModule):
         loss = self.handle.scorer.warmup_loss(*self._read_by_scorer(batch))
         self.log("train/aux_loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": None}
+
+    def _loss_divisor(self, step_loss_weight: float) -> Tensor | None:
+        """What makes the mean over processes and micro-batches the weighted mean over all answers of the step."""
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        parts = processes * self.config.optim.accumulate
+        if parts == 1:
+            return None
+        weight = torch.tensor(step_loss_weight, dtype=torch.float32).to(self.device, non_blocking=True)
+        if processes > 1:
+            torch.distributed.all_reduce(weight)
+        return weight / parts
 
     def _teaches(self, step: int) -> bool:
         """Whether the unpruned model teaches the scorer in this step of the training proper."""

@@ -83,12 +83,14 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         *,
         labels: Tensor | None = None,
         loss_weights: Tensor | None = None,
+        loss_divisor: Tensor | None = None,
         subsegment_ids: Tensor | None = None,
         prompt_counts: PromptCounts | None = None,
         **kwargs: Any,
     ) -> PrunedOutput | tuple:
         """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels, and then logits are made where
-        there are labels alone and not returned; ``subsegment_ids`` (B, L) separate samples and branches that
+        there are labels alone and not returned; their weighted sum is divided by ``loss_divisor``, or by
+        the sum of the weights; ``subsegment_ids`` (B, L) separate samples and branches that
         share a sequence (see `language.attention_mask_4d`); ``prompt_counts``, made while the prompts were on
         the host, spares waiting for the device, as ``video_grids`` do that are a list; ``video_relevance``
         (frames, windows), the truth about generated clips, which `oracle` asks for."""
@@ -119,7 +121,7 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
 
         if weigh:
             hidden = self.model(**{"use_cache": False, **kwargs}).last_hidden_state
-            loss = weighted_loss(self.lm_head, hidden, labels, loss_weights, prompt_counts.labels)
+            loss = weighted_loss(self.lm_head, hidden, labels, loss_weights, prompt_counts.labels, loss_divisor)
             out: dict[str, Any] = {"loss": loss}
         else:
             out = {**super().forward(labels=labels, **kwargs)}
@@ -250,8 +252,11 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
     return PruneHandle(model)
 
 
-def weighted_loss(lm_head: nn.Module, hidden_BLD: Tensor, labels: Tensor, weights: Tensor, most: int) -> Tensor:
-    """Next-token cross-entropy, sum of weight * loss over sum of weights, with logits at labelled places alone.
+def weighted_loss(
+    lm_head: nn.Module, hidden_BLD: Tensor, labels: Tensor, weights: Tensor, most: int, divisor: Tensor | None = None
+) -> Tensor:
+    """Next-token cross-entropy, sum of weight * loss over ``divisor`` or the sum of weights, with logits at labelled
+    places alone.
 
     ``most`` is the most labels that a row predicts, as counted on the host; the (B, L) ``labels`` are of the
     shortened prompt and may hold fewer.
@@ -264,7 +269,7 @@ def weighted_loss(lm_head: nn.Module, hidden_BLD: Tensor, labels: Tensor, weight
         for chunk in zip(logits.split(LOSS_CHUNK), targets.flatten().split(LOSS_CHUNK), strict=True)
     ]
     weights = (weights * (targets != IGNORE)).flatten()
-    return (torch.cat(losses) * weights).sum() / weights.sum().clamp(min=1e-9)
+    return (torch.cat(losses) * weights).sum() / (weights.sum() if divisor is None else divisor).clamp(min=1e-9)
 
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:

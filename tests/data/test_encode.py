@@ -88,11 +88,22 @@ def test_dense_labels_stand_one_place_right_of_their_window() -> None:
     encoder = Encoder(tiny_tokenizer(), window_rows=2, max_text_tokens=500, dense_weight=0.5)
     classes = np.arange(12).reshape(3, 4).tolist()
     tokens, _ = encoder.encode(TIMES, QUESTIONS, classes)
-    answers = tokens["loss_weights"] == 1
+    answers = tokens["loss_weights"] == tokens["loss_weights"].max()
     places = (tokens["input_ids"] == encoder.placeholder_id).nonzero().flatten()
     named = encoder.tokenizer.batch_decode(tokens["labels"][places + 1][:, None])
     assert named == [DENSE_CLASSES[i] for i in range(12)]
-    assert float(tokens["loss_weights"][places + 1].sum()) == pytest.approx(0.5 * int(answers.sum()))
+    assert float(tokens["loss_weights"][places + 1].sum()) == pytest.approx(
+        0.5 * float(tokens["loss_weights"][answers].sum())
+    )
+
+
+def test_answers_weigh_by_their_length_and_their_number() -> None:
+    """2 / sqrt(n) a token, n with the end token for one answer and without it for several, then 1 / sqrt(M)."""
+    encoder = Encoder(tiny_tokenizer(), window_rows=2, max_text_tokens=500)
+    for questions, weight in ((QUESTIONS[:1], 2 / 2**0.5), (QUESTIONS, 2 / 2**0.5), (QUESTIONS * 2, 2 / 4**0.5)):
+        tokens, _ = encoder.encode(TIMES, questions)
+        weights = tokens["loss_weights"][tokens["labels"] != IGNORE]
+        assert weights.tolist() == pytest.approx([weight] * 2 * len(questions))
 
 
 def test_question_text_numbers_options_with_letters() -> None:

@@ -89,7 +89,7 @@ def test_batches_are_of_one_kind(folder: Path, tokenizer: Any, share: str, of_im
 
 
 def test_a_mixed_batch_is_refused(folder: Path, tokenizer: Any) -> None:
-    loader = loaded(config_for(folder), tokenizer).train_dataloader()
+    loader = loaded(config_for(folder), tokenizer).train_dataloader().loader
     with pytest.raises(ValueError, match="cannot share a batch"):
         loader.collate_fn([loader.dataset[0], loader.dataset[3]])
 

@@ -32,7 +32,7 @@ def fit(config: Config, *callbacks: pl.Callback) -> tuple[STTSModule, dict[str, 
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=config.optim.steps + module.warmup_steps, logger=False, callbacks=list(callbacks),
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
-        gradient_clip_val=1.0, use_distributed_sampler=False,
+        gradient_clip_val=1.0, use_distributed_sampler=False, accumulate_grad_batches=config.optim.accumulate,
     )  # fmt: skip
     trainer.fit(module, datamodule=VideoQuestionData(config, backbone.tokenizer, module.warmup_steps))
     return module, before
@@ -91,6 +91,21 @@ def test_loss_is_task_plus_weighted_auxiliary(root: Path) -> None:
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     loss = module.training_step(batch, 0)["loss"]
     assert loss.item() == pytest.approx(out.loss.item() + 0.25 * out.pruning.aux_loss.item(), rel=1e-6)
+
+
+def test_accumulated_micro_batches_are_one_large_batch(root: Path) -> None:
+    """An answer weighs the same wherever it stands, also where micro-batches hold different numbers of them."""
+    ends = []
+    for batch_size, accumulate in ((4, 1), (1, 4)):
+        config = config_for(
+            root, f"optim.batch_size={batch_size}", f"optim.accumulate={accumulate}", "data.questions_per_clip=5",
+            "prune.percent=50", "aux.scorer_warmup_steps=1", "optim.steps=2",
+        )  # fmt: skip
+        module, before = fit(config)
+        ends.append(module.state_dict())
+        assert len(changed(module, before)) > 50
+    for name, value in ends[0].items():
+        torch.testing.assert_close(ends[1][name], value, rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("layout", ["flat", "packed"])

@@ -1,0 +1,32 @@
+"""The micro-batches of an optimizer step know of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+class StepBatches:
+    """Batches as ``loader`` brings them, ``accumulate`` of them at a time.
+
+    Each gets ``step_loss_weight``, the loss weight of all of them, so that an answer weighs the same in whichever of
+    them it stands.
+    """
+
+    def __init__(self, loader: DataLoader, accumulate: int) -> None:
+        self.loader, self.accumulate = loader, accumulate
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        waiting: list[dict[str, Any]] = []
+        for batch in self.loader:
+            waiting.append(batch)
+            if len(waiting) == self.accumulate:
+                weight = sum(one["loss_weight"] for one in waiting)
+                for one in waiting:
+                    yield {**one, "step_loss_weight": weight}
+                waiting = []
