@@ -28,6 +28,7 @@ from stts_lightning.lit.callbacks import (
     KeptTokens,
     MethodProgress,
     RunProgress,
+    StreamProgress,
     Throughput,
     peak_memory_gib,
 )
@@ -66,6 +67,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         DrawnPercent(config.prune, config.seed),
         shares,
         CountProblems(),
+        StreamProgress(),
         KeptTokens(),
         throughput,
         decisions,

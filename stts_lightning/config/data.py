@@ -104,6 +104,22 @@ class GeneratedImagesConfig:
 
 
 @dataclass
+class PackingConfig:
+    """Samples that share a sequence in training, as Molmo2 packs them; evaluation takes them one by one."""
+
+    enabled: bool = False  # then optim.batch_size counts sequences
+    max_tokens: int = 16384  # of a sequence
+    max_frames: int = 128  # frames or crops of a sequence
+    buffer: int = 48  # samples to choose from
+    count: str = "unpruned"  # kept: a sample's tokens are those that pruning leaves, so more samples fit
+
+    def __post_init__(self) -> None:
+        one_of("data.packing.count", self.count, ("unpruned", "kept"))
+        for key in ("max_tokens", "max_frames", "buffer"):
+            positive(f"data.packing.{key}", getattr(self, key))
+
+
+@dataclass
 class DataConfig:
     name: str = "generated"
     train: str | None = None  # JSON Lines; null takes the generated set
@@ -116,6 +132,7 @@ class DataConfig:
     num_workers: int = 1
     frame_cache_mib: int = 512  # decoded clips kept in memory by each worker
     frame_cache_dir: str | None = None  # and on disk, for the runs that follow; null keeps none
+    packing: PackingConfig = field(default_factory=PackingConfig)
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
     generated_images: GeneratedImagesConfig = field(default_factory=GeneratedImagesConfig)
     # Of the training batches; null: as the questions of `train` are, and none of the embedded image set.

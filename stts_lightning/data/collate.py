@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
 from stts_lightning.data.encode import ImageSample, Sample
 from stts_lightning.data.images import join_tables
+from stts_lightning.data.rows import join_samples
 from stts_lightning.data.scene import CONTENTS
 from stts_lightning.molmo2.prompt import IGNORE, count_prompts
 from stts_lightning.video.patches import window_table
@@ -19,44 +21,49 @@ PADDING = {"labels": IGNORE, "subsegment_ids": -1}
 class Collate:
     """Pads the sequences and joins the videos, or the pictures; pixels stay bytes until they are on the device.
 
-    What the model would otherwise have to read back from the device, it is told from here: `prompt_counts`.
-    Videos and pictures share a placeholder token, so a batch is of one kind (see `sampler.KindSampler`).
+    Sequences are padded to ``pad_to`` tokens, or to the longest where that is longer. What the model would otherwise
+    have to read back from the device, it is told from here: `prompt_counts`. Videos and pictures share a placeholder
+    token, so a batch is of one kind (see `sampler.KindSampler`).
     """
 
-    def __init__(self, pad_id: int, placeholder_id: int, patches_per_side: int, window: int) -> None:
+    def __init__(self, pad_id: int, placeholder_id: int, patches_per_side: int, window: int, pad_to: int = 0) -> None:
         self.pad_id = pad_id
         self.placeholder_id = placeholder_id
         self.patches_per_side = patches_per_side
         self.window = window
+        self.pad_to = pad_to
 
-    def __call__(self, samples: list[Sample] | list[ImageSample]) -> dict[str, Any]:
-        """The batch of samples of one kind.
+    def __call__(self, samples: list[Any]) -> dict[str, Any]:
+        """The batch of samples of one kind: a sequence each, or lists of them that share one (`rows.join_samples`).
 
         Raises:
             ValueError: videos and pictures in one batch.
         """
-        kinds = {type(sample) for sample in samples}
+        rows = [row if isinstance(row, list) else [row] for row in samples]
+        everything = [sample for row in rows for sample in row]
+        kinds = {type(sample) for sample in everything}
         if len(kinds) > 1:
             raise ValueError("Videos and images cannot share a batch: draw batches of one kind with KindSampler.")
-        batch = self._texts(samples)
-        batch |= self._pictures(samples) if kinds == {ImageSample} else self._videos(samples)  # type: ignore[arg-type]
-        return batch
+        batch = self._texts(rows)
+        batch["skipped"] = [problem for sample in everything for problem in sample.skipped]
+        return batch | (self._pictures(everything) if kinds == {ImageSample} else self._videos(everything))
 
-    def _texts(self, samples: list[Any]) -> dict[str, Any]:
+    def _texts(self, rows: list[list[Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = {}
-        for name in samples[0].tokens:
+        joined, batch["asked"] = zip(*map(join_samples, rows), strict=True)
+        for name in joined[0]:
             fill = self.pad_id if name == "input_ids" else PADDING.get(name, 0)
-            rows = [sample.tokens[name] for sample in samples]
-            batch[name] = pad_sequence(rows, batch_first=True, padding_value=fill)
-        lengths = torch.tensor([len(sample.tokens["input_ids"]) for sample in samples])
-        batch["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+            padded = pad_sequence([tokens[name] for tokens in joined], batch_first=True, padding_value=fill)
+            batch[name] = F.pad(padded, (0, max(self.pad_to - padded.shape[1], 0)), value=fill)
+        lengths = torch.tensor([len(tokens["input_ids"]) for tokens in joined])
+        batch["attention_mask"] = (torch.arange(batch["input_ids"].shape[1]) < lengths[:, None]).long()
+        if self.pad_to:
+            batch["sequence_length"] = self.pad_to
         batch["prompt_counts"] = count_prompts(
             batch["input_ids"], batch["attention_mask"], self.placeholder_id, batch["labels"]
         )
         learnt = (batch["labels"][:, 1:] != IGNORE) * batch["loss_weights"][:, 1:]
         batch["loss_weight"] = float(learnt.double().sum())  # of the whole batch
-        batch["asked"] = [sample.asked for sample in samples]
-        batch["skipped"] = [problem for sample in samples for problem in sample.skipped]
         return batch
 
     def _videos(self, samples: list[Sample]) -> dict[str, Any]:

@@ -16,9 +16,9 @@ from stts_lightning.data.encode import Encoder
 from stts_lightning.data.generate import generated_set
 from stts_lightning.data.generate_images import generated_images
 from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, read_records
-from stts_lightning.data.sampler import KindSampler, StepSampler
 from stts_lightning.data.split import hold_out_images, split_records
 from stts_lightning.data.steps import StepBatches
+from stts_lightning.data.training import Place, training_batches
 from stts_lightning.video.patches import frames_to_patches
 
 
@@ -35,6 +35,7 @@ class VideoQuestionData(pl.LightningDataModule):
         self.tokenizer = tokenizer
         self.problems: list[Problem] = []  # unusable questions of the training data, counted once each
         self.num_questions = 0
+        self.streams: dict[str, Any] | None = None  # where the packed streams stand after the last batch trained on
         self._train: Records | None = None
         self._eval: Records | None = None
 
@@ -66,6 +67,20 @@ class VideoQuestionData(pl.LightningDataModule):
         self._train, self._eval = train, held
         self.count_problems(train.problems)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the packed streams of every process stand. Called by all of them."""
+        if not self.config.data.packing.enabled:
+            return {}
+        everyone: list[Any] = [self.streams]
+        if torch.distributed.is_initialized():
+            everyone = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everyone, self.streams)
+        return {"streams": everyone}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        everyone, rank = state_dict.get("streams", []), self.trainer.global_rank if self.trainer else 0
+        self.streams = everyone[rank] if rank < len(everyone) else None
+
     @property
     def eval_clips(self) -> list[ClipRecord]:
         assert self._eval is not None
@@ -93,31 +108,28 @@ class VideoQuestionData(pl.LightningDataModule):
         optim, trainer = self.config.optim, self.trainer
         encoder = self._encoder(optim.dense_weight)
         videos, images = self._datasets(self._train, encoder, strict=False)
-        order: dict[str, Any] = {
-            "batch_size": optim.batch_size,
-            "num_batches": optim.steps * optim.accumulate,
-            "seed": self.config.seed,
-            "warmup_batches": self.warmup_steps * optim.accumulate,
-            "done_batches": trainer.global_step * optim.accumulate if trainer else 0,
-            "rank": trainer.global_rank if trainer else 0,
-            "world_size": trainer.world_size if trainer else 1,
-        }
-        if images:
-            sampler = KindSampler(len(videos), len(images), self._image_share(len(videos), len(images)), **order)
-            loader = self._loader(ConcatDataset([videos, images]), encoder, batch_sampler=sampler)
-        else:
-            loader = self._loader(videos, encoder, batch_sampler=StepSampler(len(videos), **order))
-        return StepBatches(loader, optim.accumulate)
+        share = self._image_share(len(videos), len(images)) if images else 0.0
+        place = Place(
+            rank=trainer.global_rank if trainer else 0,
+            world_size=trainer.world_size if trainer else 1,
+            done_batches=trainer.global_step * optim.accumulate if trainer else 0,
+            warmup_batches=self.warmup_steps * optim.accumulate,
+            streams=self.streams,
+        )
+        packing = self.config.data.packing
+        collate = self._collate(encoder, pad_to=packing.max_tokens if packing.enabled else 0)
+        return training_batches(self.config, videos, images, share, place, collate, self._loader)
 
     def val_dataloader(self) -> DataLoader:
         assert self._eval is not None
         encoder, batch_size = self._encoder(0.0), self.config.optim.batch_size
         videos, images = self._datasets(self._eval, encoder, strict=True)
         if not images:
-            return self._loader(videos, encoder, batch_size=batch_size)
+            return self._loader(videos, batch_size=batch_size, collate_fn=self._collate(encoder))
         ends = range(0, len(videos)), range(len(videos), len(videos) + len(images))
         batches = [list(items[i : i + batch_size]) for items in ends for i in range(0, len(items), batch_size)]
-        return self._loader(ConcatDataset([videos, images]), encoder, batch_sampler=batches)
+        both = ConcatDataset([videos, images])
+        return self._loader(both, batch_sampler=batches, collate_fn=self._collate(encoder))
 
     def _image_share(self, num_videos: int, num_images: int) -> float:
         share = self.config.data.image_share
@@ -149,16 +161,15 @@ class VideoQuestionData(pl.LightningDataModule):
         images = ImageQuestions(records.images, encoder, self.config.image, backbone, data.questions_per_clip, strict)
         return videos, images
 
-    def _loader(self, dataset: Dataset, encoder: Encoder, **how: Any) -> DataLoader:
-        backbone, workers = self.config.backbone, self.config.data.num_workers
+    def _collate(self, encoder: Encoder, pad_to: int = 0) -> Collate:
+        backbone = self.config.backbone
+        side = backbone.image_size // backbone.patch_size
+        return Collate(self.tokenizer.pad_token_id or 0, encoder.placeholder_id, side, backbone.window, pad_to)
+
+    def _loader(self, dataset: Dataset, **how: Any) -> DataLoader:
+        workers = self.config.data.num_workers
         return DataLoader(
             dataset,
-            collate_fn=Collate(
-                self.tokenizer.pad_token_id or 0,
-                encoder.placeholder_id,
-                backbone.image_size // backbone.patch_size,
-                backbone.window,
-            ),
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=torch.cuda.is_available(),

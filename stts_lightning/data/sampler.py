@@ -71,7 +71,7 @@ class KindSampler(Sampler[list[int]]):
         self.image_share = image_share
         self.batches = range(done_batches - warmup_batches, num_batches)
         self.length = warmup_batches + num_batches
-        of_images, done_images = self._images_before(num_batches), self._images_before(self.batches.start)
+        of_images, done_images = (images_before(n, image_share) for n in (num_batches, self.batches.start))
         where = {"rank": rank, "world_size": world_size}
         of_videos = num_batches - of_images
         self.videos = StepSampler(
@@ -85,10 +85,12 @@ class KindSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         videos, images = iter(self.videos), iter(self.images)
         for batch in self.batches:
-            if self._images_before(batch + 1) > self._images_before(batch):
+            if images_before(batch + 1, self.image_share) > images_before(batch, self.image_share):
                 yield [self.num_videos + item for item in next(images)]
             else:
                 yield next(videos)
 
-    def _images_before(self, batch: int) -> int:
-        return int(max(batch, 0) * self.image_share)
+
+def images_before(batch: int, image_share: float) -> int:
+    """How many batches before this one are of images."""
+    return int(max(batch, 0) * image_share)

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader
 
+from stts_lightning.data.stream import PackedBatches
+
 
 class StepBatches:
     """Batches as ``loader`` brings them, ``accumulate`` of them at a time.
@@ -15,7 +17,7 @@ class StepBatches:
     them it stands.
     """
 
-    def __init__(self, loader: DataLoader, accumulate: int) -> None:
+    def __init__(self, loader: DataLoader | PackedBatches, accumulate: int) -> None:
         self.loader, self.accumulate = loader, accumulate
 
     def __len__(self) -> int:

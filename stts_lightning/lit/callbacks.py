@@ -99,6 +99,18 @@ class CountProblems(pl.Callback):
             trainer.datamodule.count_problems(batch["skipped"])
 
 
+class StreamProgress(pl.Callback):
+    """Tells the data module where its packed streams stand after every batch, and logs how full their sequences are."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if "streams" not in batch:
+            return
+        trainer.datamodule.streams = batch["streams"]
+        if trainer.global_step % trainer.log_every_n_steps == 0:
+            for name, value in batch["packing"].items():
+                pl_module.log(f"data/{name}", value)
+
+
 class KeptTokens(pl.Callback):
     """Logs the vision tokens of a clip that reach the language model, and the packed rows of the ViT."""
 

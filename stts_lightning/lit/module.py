@@ -24,7 +24,7 @@ from stts_lightning.prune.types import Windows
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",
-    "pixel_values_videos", "video_token_pooling", "video_grids", "video_relevance", "prompt_counts",
+    "pixel_values_videos", "video_token_pooling", "video_grids", "video_relevance", "prompt_counts", "sequence_length",
     "pixel_values", "image_token_pooling", "image_grids", "image_num_crops",
 )  # fmt: skip
 

@@ -86,13 +86,15 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         loss_divisor: Tensor | None = None,
         subsegment_ids: Tensor | None = None,
         prompt_counts: PromptCounts | None = None,
+        sequence_length: int = 0,
         **kwargs: Any,
     ) -> PrunedOutput | tuple:
         """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels, and then logits are made where
         there are labels alone and not returned; their weighted sum is divided by ``loss_divisor``, or by
         the sum of the weights; ``subsegment_ids`` (B, L) separate samples and branches that
         share a sequence (see `language.attention_mask_4d`); ``prompt_counts``, made while the prompts were on
-        the host, spares waiting for the device, as ``video_grids`` do that are a list; ``video_relevance``
+        the host, spares waiting for the device, as ``video_grids`` do that are a list; ``sequence_length`` is
+        what shortened prompts are padded to; ``video_relevance``
         (frames, windows), the truth about generated clips, which `oracle` asks for."""
         pruning = None
         as_tuple = kwargs.pop("return_dict", None) is False
@@ -104,7 +106,9 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
             features = self.model.get_video_features(**videos)
             pruning = features.pruning
             if self.model.prune_config.percent > 0:
-                short = _shorten(self, input_ids, pruning, prompt_counts, kwargs, subsegment_ids)
+                short = _shorten(
+                    self, input_ids, pruning, prompt_counts, kwargs, subsegment_ids, pad_to=sequence_length
+                )
                 input_ids = short.input_ids
                 labels = short.follow(labels, IGNORE)
                 loss_weights = short.follow(loss_weights, 0)
@@ -292,6 +296,7 @@ def _shorten(
     kwargs: dict[str, Any],
     subsegment_ids: Tensor | None,
     pad_left: bool | None = None,
+    pad_to: int = 0,
 ) -> ShortPrompt:
     """Shorten the prompt and, in ``kwargs``, what runs beside it; record it in ``pruning``."""
     attention_mask = kwargs.get("attention_mask")
@@ -310,6 +315,7 @@ def _shorten(
         positions=model.model.prune_config.positions,
         pad_id=model.generation_config.pad_token_id or 0,
         pad_left=pad_left,
+        pad_to=pad_to,
     )
     kwargs["attention_mask"] = short.attention_mask
     kwargs["position_ids"] = short.position_ids

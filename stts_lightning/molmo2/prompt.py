@@ -74,6 +74,7 @@ def shorten(
     positions: str = "renumbered",
     pad_id: int = 0,
     pad_left: bool | None = None,
+    pad_to: int = 0,
 ) -> ShortPrompt:
     """Drop the placeholders of windows that left; frame markers and timestamps stay.
 
@@ -86,6 +87,7 @@ def shorten(
         subsegment_ids: (B, L) ids of samples and branches (see `language.py`); positions restart with each
             sample, so a sample's gaps must not move its neighbour.
         pad_left: side of the padding of the result; None keeps the given side.
+        pad_to: length of the result, where its prompts are no longer and the given ones no shorter.
     """
     pad_left = counts.pad_left if pad_left is None else pad_left
     real_BL = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
@@ -94,7 +96,7 @@ def shorten(
     stays_BL = real_BL & ~leaves_BL
 
     lengths = [length - left for length, left in zip(counts.lengths, dropped, strict=True)]
-    longest = max(lengths)
+    longest = min(max(*lengths, pad_to), input_ids.shape[1])
     # A stable sort brings the tokens that stay together without changing their order.
     order = (stays_BL if pad_left else ~stays_BL).int().argsort(dim=1, stable=True)
     order = order[:, order.shape[1] - longest :] if pad_left else order[:, :longest]

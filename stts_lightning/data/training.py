@@ -1,0 +1,118 @@
+"""The batches of a training, in an order that is known beforehand or can be taken up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+
+from stts_lightning.config import Config
+from stts_lightning.data.collate import Collate
+from stts_lightning.data.dataset import ImageQuestions, VideoQuestions
+from stts_lightning.data.encode import Sample
+from stts_lightning.data.packing import Packer, Size
+from stts_lightning.data.sampler import KindSampler, StepSampler, images_before
+from stts_lightning.data.steps import StepBatches
+from stts_lightning.data.stream import WARMUP_EPOCHS, PackedBatches, PackedStream, StreamSampler, StreamState
+from stts_lightning.prune.budget import prune_count
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which process of how many this is, and how many micro-batches are behind it; ``streams`` is where the packed
+    streams stood after the last of them."""
+
+    rank: int = 0
+    world_size: int = 1
+    done_batches: int = 0
+    warmup_batches: int = 0
+    streams: dict[str, Any] | None = None
+
+
+def training_batches(
+    config: Config,
+    videos: VideoQuestions,
+    images: ImageQuestions,
+    image_share: float,
+    place: Place,
+    collate: Collate,
+    load: Callable[..., DataLoader],
+) -> StepBatches:
+    """All micro-batches of the run from ``place`` on; ``load`` makes the DataLoader of a data set."""
+    optim = config.optim
+    num_batches = optim.steps * optim.accumulate
+    if config.data.packing.enabled:
+        return StepBatches(_packed(config, videos, images, image_share, place, collate, load), optim.accumulate)
+    order: dict[str, Any] = {
+        "batch_size": optim.batch_size,
+        "num_batches": num_batches,
+        "seed": config.seed,
+        "warmup_batches": place.warmup_batches,
+        "done_batches": place.done_batches,
+        "rank": place.rank,
+        "world_size": place.world_size,
+    }
+    if not images:
+        loader = load(videos, batch_sampler=StepSampler(len(videos), **order), collate_fn=collate)
+    else:
+        sampler = KindSampler(len(videos), len(images), image_share, **order)
+        loader = load(ConcatDataset([videos, images]), batch_sampler=sampler, collate_fn=collate)
+    return StepBatches(loader, optim.accumulate)
+
+
+def _packed(
+    config: Config,
+    videos: VideoQuestions,
+    images: ImageQuestions,
+    image_share: float,
+    place: Place,
+    collate: Collate,
+    load: Callable[..., DataLoader],
+) -> PackedBatches:
+    packing, num_batches = config.data.packing, config.optim.steps * config.optim.accumulate
+
+    def stream(dataset: Dataset, kind: str, start: int = 0) -> PackedStream:
+        known = (place.streams or {}).get(kind)
+        state = StreamState(next=start) if known is None else StreamState(**known)
+        sampler = StreamSampler(len(dataset), config.seed, state, place.rank, place.world_size)  # type: ignore[arg-type]
+        samples = load(dataset, sampler=sampler, batch_size=None, collate_fn=_as_it_is)
+        packer: Packer[tuple[int, Any]] = Packer(packing.max_tokens, packing.max_frames, packing.buffer)
+        size = sample_size(config)
+        return PackedStream(samples, sampler, packer, size, collate, config.optim.batch_size)
+
+    streams = {}
+    if videos:
+        first = -len(videos) * WARMUP_EPOCHS // place.world_size
+        streams = {"videos": stream(videos, "videos"), "warmup": stream(videos, "warmup", first)}
+    if images:
+        streams["images"] = stream(images, "images")
+
+    def kind_of(batch: int) -> str:
+        if batch < 0:
+            return "warmup"
+        is_image = images_before(batch + 1, image_share) > images_before(batch, image_share)
+        return "images" if images and is_image else "videos"
+
+    batches = range(place.done_batches - place.warmup_batches, num_batches)
+    return PackedBatches(streams, kind_of, batches, place.warmup_batches + num_batches, place.streams or {})
+
+
+def sample_size(config: Config) -> Callable[[Any], Size]:
+    """What a sample takes of a sequence: its tokens as they are, or as pruning leaves them."""
+    prune = config.prune
+    percent = min(prune.percent_range or [prune.percent]) if config.data.packing.count == "kept" else 0.0
+
+    def size(sample: Any) -> Size:
+        tokens = len(sample.tokens["input_ids"])
+        if not isinstance(sample, Sample):
+            return Size(tokens, len(sample.crops))
+        frames, rows, columns = sample.grid
+        return Size(tokens - prune_count(percent, frames, rows * columns), frames)
+
+    return size
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
