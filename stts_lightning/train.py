@@ -13,7 +13,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint, TQDMProgressBar
+from lightning.pytorch.callbacks import TQDMProgressBar
 from transformers import PreTrainedTokenizerBase
 
 from stts_lightning.benchmark.evaluate import cells, evaluate_benchmarks, look_up, molmo2_answers, stderrs
@@ -32,6 +32,7 @@ from stts_lightning.lit.callbacks import (
     Throughput,
     peak_memory_gib,
 )
+from stts_lightning.lit.checkpoints import SealedCheckpoints, newest_sealed
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
@@ -72,9 +73,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         throughput,
         decisions,
         RunProgress(run.path, phase),
-        ModelCheckpoint(
-            run.checkpoints, filename="{step}", every_n_train_steps=config.trainer.checkpoint_every, save_last=True
-        ),
+        SealedCheckpoints(run.checkpoints, config.trainer.checkpoint_every),
     ]
 
     logger, run_id = False, None
@@ -112,10 +111,9 @@ def _fit_and_validate(
     config: Config, run: RunDir, trainer: pl.Trainer, module: STTSModule, data: VideoQuestionData
 ) -> tuple[float, float]:
     """Seconds of both. Where there is a checkpoint, the fit goes on from it."""
-    last = run.checkpoints / "last.ckpt"
     started = time.perf_counter()
     if config.variant == "trained":
-        resume = last if last.is_file() else None
+        resume = newest_sealed(run.checkpoints)
         module.train()  # a model that was loaded is in evaluation mode, and Lightning trains it as it is
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     trained = time.perf_counter()

@@ -89,14 +89,16 @@ def test_killed_run_is_taken_up_and_ends_as_if_nothing_had_been(root: Path, whol
     run_dir = root / "killed"
     process = start(root, run_dir, "method=random")
     deadline = time.monotonic() + 120
-    while not (run_dir / "checkpoints/last.ckpt").exists():
+    while not list((run_dir / "checkpoints").glob("*.sha256")):
         assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate()
     assert not (run_dir / "result.json").exists()
 
-    assert "last.ckpt" in finish(start(root, run_dir))
+    (run_dir / "checkpoints/step=9.ckpt").write_bytes(b"PK half of a checkpoint")  # as if it was killed in there
+    said = finish(start(root, run_dir))
+    assert "step=9.ckpt: it was never finished" in said and "Restored all states from the checkpoint at" in said
     expected, resumed = (load_file(folder / "model/model.safetensors") for folder in (whole, run_dir))
     assert all(np.array_equal(expected[name], resumed[name]) for name in expected)
     scores = [json.loads((folder / "result.json").read_text())["accuracy"] for folder in (whole, run_dir)]
