@@ -33,6 +33,7 @@ from stts_lightning.lit.callbacks import (
     peak_memory_gib,
 )
 from stts_lightning.lit.checkpoints import SealedCheckpoints, newest_sealed
+from stts_lightning.lit.guard import StopAtNaN
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
@@ -69,6 +70,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         shares,
         CountProblems(),
         StreamProgress(),
+        StopAtNaN(run, config.trainer.checkpoint_every),
         KeptTokens(),
         throughput,
         decisions,

@@ -50,6 +50,7 @@ class STTSModule(pl.LightningModule):
         self.predictions: list[Prediction] = []
         self.curve: list[tuple[int, float]] = []  # step and accuracy of every evaluation
         self.kept_tokens = MeanMetric()
+        self.grad_norms: list[Tensor] = []  # of the last step, a number a group, before they were clipped
 
     def forward(self, batch: dict[str, Any], **extra: Any) -> PrunedOutput:
         return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch}, use_cache=False, **extra)
@@ -156,15 +157,28 @@ class STTSModule(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, shares), "interval": "step"}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["rng_state"] = torch.get_rng_state()  # what `random` draws after a resume
+        """With the state of the generators of every process: what `random` and noise draw after a resume."""
+        own = {"cpu": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            own["cuda"] = torch.cuda.get_rng_state(self.device)
+        everyone: list[Any] = [own]
+        if torch.distributed.is_initialized():
+            everyone = [None] * torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(everyone, own)
+        checkpoint["rng_states"] = everyone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        torch.set_rng_state(checkpoint["rng_state"])
+        everyone = checkpoint["rng_states"]
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        if rank < len(everyone):
+            torch.set_rng_state(everyone[rank]["cpu"].cpu())
+            if self.device.type == "cuda" and "cuda" in everyone[rank]:
+                torch.cuda.set_rng_state(everyone[rank]["cuda"].cpu(), self.device)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
         """Global norm, for each group by itself as Molmo2 does."""
-        for group in optimizer.param_groups:
-            torch.nn.utils.clip_grad_norm_(group["params"], self.config.optim.clip_norm)
+        clip = self.config.optim.clip_norm
+        self.grad_norms = [torch.nn.utils.clip_grad_norm_(group["params"], clip) for group in optimizer.param_groups]
 
 
 def zero_of_unused(handle: PruneHandle, batch: dict[str, Any]) -> Tensor | int:
