@@ -44,7 +44,7 @@ help: ## list the targets
 	@echo "  PRUNE=30,40,50  METHODS=stts,random,heuristic  SEEDS=0,1  DATA=path/to/qa.jsonl  EVAL_DATA=..."
 	@echo "  NAME=pruning_strength|methods|test_time_scaling|image_results|tome|train_throughput|"
 	@echo "       inference_throughput|degradation|layer_depth|what_is_pruned|saliency  VIDEO=clip.mp4"
-	@echo "  DOMAIN=main|flicker|decoy|camera|mixed"
+	@echo "  DOMAIN=main|flicker|strobe|decoy|camera|mixed"
 	@echo "  BACKBONE=tiny|molmo2_4b  TRAINER=auto|cpu  QUICK=1  ARGS='section.key=value ...'"
 
 setup: $(STAMP) ## make the virtual environment and install everything

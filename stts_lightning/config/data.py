@@ -62,6 +62,7 @@ class GeneratedConfig:
     num_static: int = 2
     num_flicker: int = 3  # windows that flicker in every frame
     flicker_amplitude: float = 0.25
+    flicker_grain: int = 4  # pixels on a side of what flickers as one; a window's, frame_size / 4, is a multiple
     texture: float = 0.06
     noise: float = 0.03
     seed: int = 0
@@ -72,6 +73,11 @@ class GeneratedConfig:
 
     def __post_init__(self) -> None:
         one_of("data.generated.decoy", self.decoy, DECOYS)
+        if self.flicker_grain < 1 or self.frame_size // 4 % self.flicker_grain:
+            raise ValueError(
+                f"data.generated.flicker_grain={self.flicker_grain} does not divide a window's side of "
+                f"{self.frame_size // 4} pixels."
+            )
         for key in ("num_static", "num_flicker", "num_decoys", "decoy_slots", "camera_pixels"):
             if getattr(self, key) < 0:
                 raise ValueError(f"data.generated.{key}={getattr(self, key)} must be 0 or more.")

@@ -21,7 +21,7 @@ from stts_lightning.data.scene import ask, dense_labels, draw_scene, window_cont
 from stts_lightning.video.write import write_h264
 
 FORMAT = 2  # raise it when scenes, questions or encoding change: old sets are then made anew
-LATER_KNOBS = ("num_decoys", "decoy", "decoy_slots", "camera_pixels")
+LATER_KNOBS = ("flicker_grain", "num_decoys", "decoy", "decoy_slots", "camera_pixels")
 SPLIT_SEEDS = {"train": 0, "test": 1, "validation": 2}
 
 

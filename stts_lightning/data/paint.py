@@ -35,7 +35,9 @@ def paint(scene: Scene, rng: np.random.Generator, config: GeneratedConfig) -> np
         picture = world.copy()
         for window in scene.flicker:
             y, x = window // GRID * cell + margin, window % GRID * cell + margin
-            noise = rng.normal(0, config.flicker_amplitude, (cell // 4, cell // 4, 1)).repeat(4, 0).repeat(4, 1)
+            grain = config.flicker_grain
+            blocks = rng.normal(0, config.flicker_amplitude, (cell // grain, cell // grain, 1))
+            noise = blocks.repeat(grain, 0).repeat(grain, 1)
             picture[y : y + cell, x : x + cell] += noise
         for flash in scene.flashes:
             if flash.slot == slot:

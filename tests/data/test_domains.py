@@ -214,16 +214,18 @@ def test_decoys_count_among_what_must_fit() -> None:
 
 
 def test_domains_are_named_and_differ_from_each_other() -> None:
-    assert domain_names() == ("camera", "decoy", "flicker", "main", "mixed")
+    assert domain_names() == ("camera", "decoy", "flicker", "main", "mixed", "strobe")
     made = [load_config([f"domain={name}"]).data.generated for name in domain_names()]
     assert load_config().data.generated == load_config(["domain=main"]).data.generated == GeneratedConfig()
     assert all(one != other for i, one in enumerate(made) for other in made[:i])
 
 
-@pytest.mark.parametrize("domain", ["main", "flicker", "decoy", "mixed"])
+@pytest.mark.parametrize("domain", ["main", "flicker", "strobe", "decoy", "mixed"])
 def test_contents_say_which_windows_a_kind_of_thing_changes(domain: str) -> None:
     """Painted with and without it, from the same numbers: where pixels differ, there it is."""
-    config = load_config([f"domain={domain}", "data.generated.noise=0", "data.generated.texture=0"]).data.generated
+    config = load_config(
+        [f"domain={domain}", "data.generated.noise=0", "data.generated.texture=0", "data.generated.flicker_amplitude=9"]
+    ).data.generated
     without = {"event": {"events": []}, "static": {"static": []}, "flicker": {"flicker": []}, "decoy": {"flashes": ()}}
     seen = set()
     for seed in SEEDS:
@@ -235,7 +237,7 @@ def test_contents_say_which_windows_a_kind_of_thing_changes(domain: str) -> None
             )
             samples = [min(slot * config.fps // 2, len(whole) - 1) for slot in range(config.num_slots)]
             changed = np.abs(whole - missing)[samples].max(-1)
-            windows = changed.reshape(config.num_slots, 4, 24, 4, 24).max((2, 4)).reshape(config.num_slots, 16) > 20
+            windows = changed.reshape(config.num_slots, 4, 24, 4, 24).max((2, 4)).reshape(config.num_slots, 16) > 0
             assert (windows == (contents == CONTENTS.index(kind))).all(), (kind, seed)
             seen |= {kind} if windows.any() else set()
     assert ("decoy" in seen) == (domain == "decoy") and ("static" in seen) == (domain != "mixed")
@@ -265,3 +267,16 @@ def test_six_events_have_a_colour_and_a_frame_each_and_are_asked_about() -> None
         draw_scene(np.random.default_rng(0), GeneratedConfig(num_events=7, num_static=0))
     with pytest.raises(ValueError, match="num_static=2.*1 colours are left"):
         draw_scene(np.random.default_rng(0), GeneratedConfig(num_events=5, num_static=2))
+
+
+def test_a_coarse_grain_moves_the_mean_of_a_window_and_a_fine_one_hardly() -> None:
+    moved = {}
+    for name in ("flicker", "strobe"):
+        config = load_config([f"domain={name}"]).data.generated
+        scene = draw_scene(np.random.default_rng(0), config)
+        frames = paint(scene, np.random.default_rng(0), config).astype(float).mean(-1)
+        windows = frames.reshape(len(frames), 4, 24, 4, 24).mean((2, 4)).reshape(len(frames), 16)
+        moved[name] = np.abs(np.diff(windows[:, scene.flicker], axis=0)).mean()
+    assert moved["strobe"] > 4 * moved["flicker"]
+    with pytest.raises(ValueError, match="flicker_grain=5 does not divide a window's side of 24"):
+        GeneratedConfig(flicker_grain=5)
