@@ -89,7 +89,7 @@ class Result:
     layer: int = 0  # prune.layer
     max_frames: int = 64  # video.max_frames, at evaluation
     variant: str = "trained"  # or what was evaluated without any training, as in Config
-    curve: list[tuple[int, float]] = field(default_factory=list)  # step and accuracy, with trainer.eval_every
+    curve: list[list[float]] = field(default_factory=list)  # [step, accuracy], with trainer.eval_every
 
 
 @dataclass

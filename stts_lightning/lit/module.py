@@ -48,7 +48,7 @@ class STTSModule(pl.LightningModule):
         preset = PRESETS[config.prune.preset]
         self.aux_weight = preset.aux_weight if config.aux.weight is None else config.aux.weight
         self.predictions: list[Prediction] = []
-        self.curve: list[tuple[int, float]] = []  # step and accuracy of every evaluation
+        self.curve: list[list[float]] = []  # step and accuracy of every evaluation
         self.kept_tokens = MeanMetric()
         self.grad_norms: list[Tensor] = []  # of the last step, a number a group, before they were clipped
 
@@ -132,7 +132,7 @@ class STTSModule(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         hits = [prediction.correct for prediction in self.predictions]
         accuracy = sum(hits) / max(len(hits), 1)
-        self.curve.append((self.global_step, accuracy))
+        self.curve.append([self.global_step, accuracy])
         self.log("val/accuracy", accuracy, prog_bar=True)
         self.log("prune/kept_tokens", self.kept_tokens.compute())
 

@@ -67,7 +67,7 @@ def test_a_training_step_makes_the_loss_that_is_tested_here(model, batch):
     module.log = lambda *_, **__: None
     module.trainer = SimpleNamespace(world_size=1, global_step=0)
     module._trainer = module.trainer
-    module.training_step(batch, 0)["loss"].backward()
+    module.training_step({**batch, "step_loss_weight": 0.0}, 0)["loss"].backward()  # of one process and micro-batch
     assert_same(gradients(model), expected)
 
 
