@@ -18,7 +18,7 @@ from stts_lightning.data.generate_images import generated_images
 from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, read_records
 from stts_lightning.data.split import hold_out_images, split_records
 from stts_lightning.data.steps import StepBatches
-from stts_lightning.data.training import Place, training_batches
+from stts_lightning.data.training import Place, Source, training_batches
 from stts_lightning.video.patches import frames_to_patches
 
 
@@ -118,7 +118,7 @@ class VideoQuestionData(pl.LightningDataModule):
         )
         packing = self.config.data.packing
         collate = self._collate(encoder, pad_to=packing.max_tokens if packing.enabled else 0)
-        return training_batches(self.config, videos, images, share, place, collate, self._loader)
+        return training_batches(self.config, Source(videos, images, share, collate, self._loader), place)
 
     def val_dataloader(self) -> DataLoader:
         assert self._eval is not None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
@@ -31,20 +31,23 @@ class Place:
     streams: dict[str, Any] | None = None
 
 
-def training_batches(
-    config: Config,
-    videos: VideoQuestions,
-    images: ImageQuestions,
-    image_share: float,
-    place: Place,
-    collate: Collate,
-    load: Callable[..., DataLoader],
-) -> StepBatches:
-    """All micro-batches of the run from ``place`` on; ``load`` makes the DataLoader of a data set."""
+class Source(NamedTuple):
+    """What batches are made of and how: ``load`` makes the DataLoader of a data set."""
+
+    videos: VideoQuestions
+    images: ImageQuestions
+    image_share: float
+    collate: Collate
+    load: Callable[..., DataLoader]
+
+
+def training_batches(config: Config, source: Source, place: Place) -> StepBatches:
+    """All micro-batches of the run from ``place`` on."""
+    videos, images, image_share, collate, load = source
     optim = config.optim
     num_batches = optim.steps * optim.accumulate
     if config.data.packing.enabled:
-        return StepBatches(_packed(config, videos, images, image_share, place, collate, load), optim.accumulate)
+        return StepBatches(_packed(config, source, place), optim.accumulate)
     order: dict[str, Any] = {
         "batch_size": optim.batch_size,
         "num_batches": num_batches,
@@ -62,15 +65,8 @@ def training_batches(
     return StepBatches(loader, optim.accumulate)
 
 
-def _packed(
-    config: Config,
-    videos: VideoQuestions,
-    images: ImageQuestions,
-    image_share: float,
-    place: Place,
-    collate: Collate,
-    load: Callable[..., DataLoader],
-) -> PackedBatches:
+def _packed(config: Config, source: Source, place: Place) -> PackedBatches:
+    videos, images, image_share, collate, load = source
     packing, num_batches = config.data.packing, config.optim.steps * config.optim.accumulate
 
     def stream(dataset: Dataset, kind: str, start: int = 0) -> PackedStream:
