@@ -45,7 +45,7 @@ help: ## list the targets
 	@echo "  NAME=pruning_strength|methods|test_time_scaling|image_results|tome|train_throughput|"
 	@echo "       inference_throughput|degradation|layer_depth|what_is_pruned|saliency  VIDEO=clip.mp4"
 	@echo "  DOMAIN=main|flicker|strobe|decoy|camera|mixed"
-	@echo "  BACKBONE=tiny|molmo2_4b  TRAINER=auto|cpu  QUICK=1  ARGS='section.key=value ...'"
+	@echo "  BACKBONE=tiny|molmo2_4b  TRAINER=auto|cpu|h100x8_zero2|...  QUICK=1  ARGS='section.key=value ...'"
 
 setup: $(STAMP) ## make the virtual environment and install everything
 

@@ -12,6 +12,8 @@ from stts_lightning.config.data import BenchmarkConfig, DataConfig, ImageConfig,
 from stts_lightning.config.model import BackboneConfig, PruneConfig, check_percent
 from stts_lightning.config.paths import domain_names, method_names
 
+STRATEGIES = ("auto", "ddp", "fsdp2", "zero1", "zero2", "zero3")
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
 VARIANTS = ("trained", "inference_only", "test_time_scaling", "other_percent")
 KINDS = ("sweep", "bench", "images", "pruned", "domains")
 
@@ -70,9 +72,10 @@ class AuxConfig:
 @dataclass
 class TrainerConfig:
     accelerator: str = "auto"
-    devices: int = 1
+    devices: int = 1  # of a node
     num_nodes: int = 1
-    strategy: str = "auto"
+    strategy: str = "auto"  # auto: ddp where there is more than one process
+    offload: bool = False  # zero2 and zero3: the optimizer on the CPU, and with zero3 the weights: slower, less memory
     precision: str = "32-true"
     num_threads: int = 1  # CPU threads of a run
     checkpoint_every: int = 100  # optimizer steps
@@ -80,6 +83,17 @@ class TrainerConfig:
     log_every: int = 20  # optimizer steps
     throughput_warmup: int = 5  # steps left out of the throughput
     progress: bool = True
+
+    def __post_init__(self) -> None:
+        one_of("trainer.strategy", self.strategy, STRATEGIES)
+        one_of("trainer.precision", self.precision, PRECISIONS)
+        if self.offload and self.strategy not in ("zero2", "zero3"):
+            raise ValueError(
+                f"trainer.offload=true needs trainer.strategy=zero2 or zero3, not {self.strategy!r}: nothing else is "
+                "kept on the CPU."
+            )
+        for key in ("devices", "num_nodes", "num_threads", "checkpoint_every", "log_every"):
+            positive(f"trainer.{key}", getattr(self, key))
 
 
 @dataclass
