@@ -117,8 +117,7 @@ def _batches(
     backbone = config.backbone
     encoder = Encoder(tokenizer, 1, config.data.max_text_tokens)  # its frames' windows are not used
     dataset = ImageQuestions(records, encoder, config.image, backbone, 1, strict=True)
-    side = backbone.image_size // backbone.patch_size
-    collate = Collate(tokenizer.pad_token_id or 0, encoder.placeholder_id, side, backbone.window)
+    collate = Collate(tokenizer.pad_token_id or 0, encoder.placeholder_id, backbone)
     size = config.optim.batch_size
     for start in range(0, len(dataset), size):
         samples: list[ImageSample] = [dataset[i] for i in range(start, min(start + size, len(dataset)))]
@@ -132,7 +131,7 @@ def _batches(
             inputs[name] = pad_sequence(prompts, batch_first=True, padding_value=fill, padding_side="left")
         ones = [torch.ones(a.predicted_at + 1, dtype=torch.long) for a in asked]
         inputs["attention_mask"] = pad_sequence(ones, batch_first=True, padding_side="left")
-        yield inputs, asked, batch["videos"]
+        yield inputs, asked, batch["sources"]
 
 
 def _by_kind(

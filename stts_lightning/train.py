@@ -35,6 +35,7 @@ from stts_lightning.lit.callbacks import (
 from stts_lightning.lit.checkpoints import SealedCheckpoints, newest_sealed
 from stts_lightning.lit.guard import StopAtNaN
 from stts_lightning.lit.module import STTSModule
+from stts_lightning.lit.strategy import build_strategy
 from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
 from stts_lightning.molmo2.checkpoint import load_pruned, save_pruned
@@ -197,11 +198,10 @@ def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callbac
         accelerator=settings.accelerator,
         devices=settings.devices,
         num_nodes=settings.num_nodes,
-        strategy=settings.strategy,
+        strategy=build_strategy(settings),
         precision=settings.precision,
         max_steps=max_steps,
         accumulate_grad_batches=config.optim.accumulate,
-        gradient_clip_val=config.optim.clip_norm,
         num_sanity_val_steps=0,
         check_val_every_n_epoch=None,
         # In batches; without it never: evaluated once, after training.

@@ -169,11 +169,11 @@ def _load(config: Config, tokenizer: PreTrainedTokenizerBase, repeats: int) -> d
     for _ in range(1 + repeats):  # the first pass starts the processes and fills the memory
         started, clips = time.perf_counter(), 0
         for batch in loader:
-            clips, last = clips + len(batch["videos"]), batch
+            clips, last = clips + len(batch["sources"]), batch
         rates.append(clips / (time.perf_counter() - started))
     torch.set_num_threads(threads)
     _stop(loader)
-    in_batch = len(last["videos"])
+    in_batch = len(last["sources"])
     return {
         **_spread(rates[1:], "clips_per_s"),
         "clips": clips,

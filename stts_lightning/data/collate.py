@@ -8,7 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch.nn.utils.rnn import pad_sequence
 
-from stts_lightning.data.encode import ImageSample, Sample
+from stts_lightning.config import BackboneConfig
+from stts_lightning.data.encode import ImageSample, Sample, TextSample
 from stts_lightning.data.images import join_tables
 from stts_lightning.data.rows import join_samples
 from stts_lightning.data.scene import CONTENTS
@@ -16,6 +17,7 @@ from stts_lightning.molmo2.prompt import IGNORE, count_prompts
 from stts_lightning.video.patches import window_table
 
 PADDING = {"labels": IGNORE, "subsegment_ids": -1}
+BLANK_FRAMES = 2  # frame 0 always stays: with a second one, pruning has something to do
 
 
 class Collate:
@@ -23,14 +25,16 @@ class Collate:
 
     Sequences are padded to ``pad_to`` tokens, or to the longest where that is longer. What the model would otherwise
     have to read back from the device, it is told from here: `prompt_counts`. Videos and pictures share a placeholder
-    token, so a batch is of one kind (see `sampler.KindSampler`).
+    token, so a batch has one kind of them (see `sampler.KindSampler`); texts go with either. One of texts alone gets
+    a blank video that no sequence shows (see `molmo2.patch`).
     """
 
-    def __init__(self, pad_id: int, placeholder_id: int, patches_per_side: int, window: int, pad_to: int = 0) -> None:
+    def __init__(self, pad_id: int, placeholder_id: int, backbone: BackboneConfig, pad_to: int = 0) -> None:
         self.pad_id = pad_id
         self.placeholder_id = placeholder_id
-        self.patches_per_side = patches_per_side
-        self.window = window
+        self.image_size = backbone.image_size
+        self.patches_per_side = backbone.image_size // backbone.patch_size
+        self.window = backbone.window
         self.pad_to = pad_to
 
     def __call__(self, samples: list[Any]) -> dict[str, Any]:
@@ -41,12 +45,17 @@ class Collate:
         """
         rows = [row if isinstance(row, list) else [row] for row in samples]
         everything = [sample for row in rows for sample in row]
-        kinds = {type(sample) for sample in everything}
+        kinds = {type(sample) for sample in everything} - {TextSample}
         if len(kinds) > 1:
             raise ValueError("Videos and images cannot share a batch: draw batches of one kind with KindSampler.")
         batch = self._texts(rows)
         batch["skipped"] = [problem for sample in everything for problem in sample.skipped]
-        return batch | (self._pictures(everything) if kinds == {ImageSample} else self._videos(everything))
+        batch["sources"] = [sample.source for sample in everything]
+        batch["num_videos"] = sum(isinstance(sample, Sample) for sample in everything)
+        seen = [sample for sample in everything if not isinstance(sample, TextSample)]
+        if not seen:
+            return batch | self._blank()
+        return batch | (self._pictures(seen) if kinds == {ImageSample} else self._videos(seen))
 
     def _texts(self, rows: list[list[Any]]) -> dict[str, Any]:
         batch: dict[str, Any] = {}
@@ -78,9 +87,18 @@ class Collate:
             "video_grids": [sample.grid for sample in samples],
             # One table for all frames of the batch: videos are joined along the frames.
             "video_token_pooling": window_table(len(frames), side, side, self.window),
-            "videos": [sample.video for sample in samples],
             "times": [sample.times for sample in samples],
             "decoders": [sample.decoder for sample in samples],
+        }
+
+    def _blank(self) -> dict[str, Any]:
+        side, pixels = self.patches_per_side, self.image_size
+        rows = -(-side // self.window)
+        return {
+            "blank_video": True,
+            "frames": torch.zeros(BLANK_FRAMES, pixels, pixels, 3, dtype=torch.uint8),
+            "video_grids": [(BLANK_FRAMES, rows, rows)],
+            "video_token_pooling": window_table(BLANK_FRAMES, side, side, self.window),
         }
 
     def _pictures(self, samples: list[ImageSample]) -> dict[str, Any]:
@@ -91,5 +109,4 @@ class Collate:
             "image_grids": torch.tensor([grid for sample in samples for grid in sample.grids]),
             "image_num_crops": torch.tensor(num_crops),
             "image_token_pooling": join_tables(tables, [crops * self.patches_per_side**2 for crops in num_crops]),
-            "videos": [sample.source for sample in samples],
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -11,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from stts_lightning.config import Config
 from stts_lightning.data.collate import Collate
-from stts_lightning.data.dataset import ImageQuestions, VideoQuestions
+from stts_lightning.data.dataset import ImageQuestions, TextQuestions, VideoQuestions
 from stts_lightning.data.encode import Encoder
 from stts_lightning.data.generate import generated_set
 from stts_lightning.data.generate_images import generated_images
@@ -19,6 +20,7 @@ from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Record
 from stts_lightning.data.split import hold_out_images, split_records
 from stts_lightning.data.steps import StepBatches
 from stts_lightning.data.training import Place, Source, training_batches
+from stts_lightning.processes import gather, share_out
 from stts_lightning.video.patches import frames_to_patches
 
 
@@ -35,6 +37,7 @@ class VideoQuestionData(pl.LightningDataModule):
         self.tokenizer = tokenizer
         self.problems: list[Problem] = []  # unusable questions of the training data, counted once each
         self.num_questions = 0
+        self.num_eval_batches = 0  # of all processes together
         self.streams: dict[str, Any] | None = None  # where the packed streams stand after the last batch trained on
         self._train: Records | None = None
         self._eval: Records | None = None
@@ -71,11 +74,7 @@ class VideoQuestionData(pl.LightningDataModule):
         """Where the packed streams of every process stand. Called by all of them."""
         if not self.config.data.packing.enabled:
             return {}
-        everyone: list[Any] = [self.streams]
-        if torch.distributed.is_initialized():
-            everyone = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everyone, self.streams)
-        return {"streams": everyone}
+        return {"streams": gather(self.streams)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         everyone, rank = state_dict.get("streams", []), self.trainer.global_rank if self.trainer else 0
@@ -107,8 +106,8 @@ class VideoQuestionData(pl.LightningDataModule):
         assert self._train is not None
         optim, trainer = self.config.optim, self.trainer
         encoder = self._encoder(optim.dense_weight)
-        videos, images = self._datasets(self._train, encoder, strict=False)
-        share = self._image_share(len(videos), len(images)) if images else 0.0
+        videos, texts, images = self._datasets(self._train, encoder, strict=False)
+        share = self._image_share(len(videos), len(texts), len(images))
         place = Place(
             rank=trainer.global_rank if trainer else 0,
             world_size=trainer.world_size if trainer else 1,
@@ -118,27 +117,33 @@ class VideoQuestionData(pl.LightningDataModule):
         )
         packing = self.config.data.packing
         collate = self._collate(encoder, pad_to=packing.max_tokens if packing.enabled else 0)
-        return training_batches(self.config, Source(videos, images, share, collate, self._loader), place)
+        return training_batches(self.config, Source(videos, texts, images, share, collate, self._loader), place)
 
     def val_dataloader(self) -> DataLoader:
         assert self._eval is not None
         encoder, batch_size = self._encoder(0.0), self.config.optim.batch_size
-        videos, images = self._datasets(self._eval, encoder, strict=True)
-        if not images:
-            return self._loader(videos, batch_size=batch_size, collate_fn=self._collate(encoder))
-        ends = range(0, len(videos)), range(len(videos), len(videos) + len(images))
-        batches = [list(items[i : i + batch_size]) for items in ends for i in range(0, len(items), batch_size)]
-        both = ConcatDataset([videos, images])
-        return self._loader(both, batch_sampler=batches, collate_fn=self._collate(encoder))
+        kinds = self._datasets(self._eval, encoder, strict=True)
+        everything: ConcatDataset[Any] = ConcatDataset(kinds)
+        ends = [0, *everything.cumulative_sizes]
+        batches = [
+            list(range(first, min(first + batch_size, end)))
+            for start, end in pairwise(ends)
+            for first in range(start, end, batch_size)
+        ]
+        self.num_eval_batches = len(batches)
+        own = share_out(batches, self.trainer.global_rank, self.trainer.world_size) if self.trainer else batches
+        return self._loader(everything, batch_sampler=own, collate_fn=self._collate(encoder))
 
-    def _image_share(self, num_videos: int, num_images: int) -> float:
-        share = self.config.data.image_share
-        if share is None:
-            share = num_images / (num_videos + num_images)
-        if share < 1 and not num_videos:
-            raise ValueError(f"data.image_share={share}, but the training data have images alone: leave it null.")
+    def _image_share(self, num_videos: int, num_texts: int, num_images: int) -> float:
         if not num_videos and self.warmup_steps:
             raise ValueError("The scorer's warm-up needs videos, and the data have none: aux.scorer_warmup_steps=0.")
+        if not num_images:
+            return 0.0
+        share = self.config.data.image_share
+        if share is None:
+            share = num_images / (num_videos + num_texts + num_images)
+        if share < 1 and not num_videos + num_texts:
+            raise ValueError(f"data.image_share={share}, but the training data have images alone: leave it null.")
         return share
 
     def _encoder(self, dense_weight: float) -> Encoder:
@@ -146,7 +151,9 @@ class VideoQuestionData(pl.LightningDataModule):
         side = -(-backbone.image_size // backbone.patch_size // backbone.window)
         return Encoder(self.tokenizer, side, self.config.data.max_text_tokens, dense_weight)
 
-    def _datasets(self, records: Records, encoder: Encoder, strict: bool) -> tuple[VideoQuestions, ImageQuestions]:
+    def _datasets(
+        self, records: Records, encoder: Encoder, strict: bool
+    ) -> tuple[VideoQuestions, TextQuestions, ImageQuestions]:
         backbone, data = self.config.backbone, self.config.data
         videos = VideoQuestions(
             records.clips,
@@ -158,13 +165,12 @@ class VideoQuestionData(pl.LightningDataModule):
             data.frame_cache_dir,
             strict,
         )
+        texts = TextQuestions(records.texts, encoder, data.questions_per_clip, strict)
         images = ImageQuestions(records.images, encoder, self.config.image, backbone, data.questions_per_clip, strict)
-        return videos, images
+        return videos, texts, images
 
     def _collate(self, encoder: Encoder, pad_to: int = 0) -> Collate:
-        backbone = self.config.backbone
-        side = backbone.image_size // backbone.patch_size
-        return Collate(self.tokenizer.pad_token_id or 0, encoder.placeholder_id, side, backbone.window, pad_to)
+        return Collate(self.tokenizer.pad_token_id or 0, encoder.placeholder_id, self.config.backbone, pad_to)
 
     def _loader(self, dataset: Dataset, **how: Any) -> DataLoader:
         workers = self.config.data.num_workers

@@ -10,9 +10,9 @@ from torch.utils.data import Dataset
 
 from stts_lightning.config import BackboneConfig, ImageConfig, VideoConfig
 from stts_lightning.data.cache import ClipCache
-from stts_lightning.data.encode import Encoder, ImageSample, Sample
+from stts_lightning.data.encode import Encoder, ImageSample, Sample, TextSample
 from stts_lightning.data.images import ImageError, crop_image, read_image
-from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Question
+from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Question, TextRecord
 from stts_lightning.video.clip import Clip, VideoError
 from stts_lightning.video.reader import ClipReader
 
@@ -87,7 +87,7 @@ class VideoQuestions(_Questions):
             grid=(len(clip.frames), side, side),
             tokens=tokens,
             asked=asked,
-            video=str(record.video),
+            source=str(record.video),
             times=clip.times,
             decoder=clip.decoder,
             skipped=skipped,
@@ -140,3 +140,11 @@ class ImageQuestions(_Questions):
 
     def _problem(self, record: ImageRecord, error: Exception, questions: int) -> Problem:
         return Problem(record.name, str(error), questions)
+
+
+class TextQuestions(_Questions):
+    """Nothing to read, so nothing that could not be read."""
+
+    def _sample(self, record: TextRecord, questions: tuple[Question, ...], skipped: list[Problem]) -> TextSample:
+        tokens, asked = self.encoder.encode_text(questions)
+        return TextSample(tokens, asked, record.name, skipped)

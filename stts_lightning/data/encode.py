@@ -44,7 +44,7 @@ class Asked(NamedTuple):
 class Sample(NamedTuple):
     """One clip with its questions as branches of one sequence.
 
-    ``frames`` (F, S, S, 3) uint8 as decoded; the sequences are (L,). ``asked`` and ``video`` say what was
+    ``frames`` (F, S, S, 3) uint8 as decoded; the sequences are (L,). ``asked`` and ``source`` say what was
     asked of what; ``skipped`` names clips that could not be read in this one's place.
     """
 
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
     grid: tuple[int, int, int]
     tokens: dict[str, Tensor]
     asked: list[Asked]
-    video: str
+    source: str
     times: np.ndarray
     decoder: str
     skipped: list[Any]
@@ -69,6 +69,15 @@ class ImageSample(NamedTuple):
     tables: list[Tensor]
     grids: list[tuple[int, int, int, int]]
     num_crops: list[int]
+    tokens: dict[str, Tensor]
+    asked: list[Asked]
+    source: str
+    skipped: list[Any]
+
+
+class TextSample(NamedTuple):
+    """A question with nothing to look at, as `Sample` has them of a clip."""
+
     tokens: dict[str, Tensor]
     asked: list[Asked]
     source: str
@@ -175,6 +184,10 @@ class Encoder:
     ) -> tuple[dict[str, Tensor], list[Asked]]:
         """The sequence of one picture or several, as `encode` gives it of a clip."""
         return self.branches(self.image_prefix(grids, settings), questions)
+
+    def encode_text(self, questions: tuple[Question, ...]) -> tuple[dict[str, Tensor], list[Asked]]:
+        """The sequence of a question with nothing to look at."""
+        return self.branches(self._ids(BOS), questions)
 
     def branches(self, prefix: list[int], questions: tuple[Question, ...]) -> tuple[dict[str, Tensor], list[Asked]]:
         """The questions after what they share: each starts at the same position and sees itself and the prefix.

@@ -1,4 +1,4 @@
-"""Questions about videos, from a JSON Lines file beside them."""
+"""Questions about videos, pictures or nothing but a text, from a JSON Lines file beside them."""
 
 from __future__ import annotations
 
@@ -46,6 +46,17 @@ class ImageRecord:
 
 
 @dataclass(frozen=True)
+class TextRecord:
+    """A question with nothing to look at."""
+
+    questions: tuple[Question, ...]
+
+    @property
+    def name(self) -> str:
+        return f"text {self.questions[0].id}"
+
+
+@dataclass(frozen=True)
 class Problem:
     """Something that cannot be used: where it stands, what is wrong and how many questions it costs."""
 
@@ -62,17 +73,19 @@ class Records:
     clips: list[ClipRecord]
     problems: list[Problem] = field(default_factory=list)
     images: list[ImageRecord] = field(default_factory=list)
+    texts: list[TextRecord] = field(default_factory=list)
 
     @property
     def num_questions(self) -> int:
         """Usable and unusable ones together."""
-        usable = sum(len(record.questions) for record in [*self.clips, *self.images])
+        usable = sum(len(record.questions) for record in [*self.clips, *self.images, *self.texts])
         return usable + sum(problem.questions for problem in self.problems)
 
 
 def read_records(path: str | Path) -> Records:
     """Read a JSON Lines file: `video`, `question`, `options`, `answer`, optional `id`, `category`, `start`,
-    `end` (seconds); or instead of `video`, `images`, a list of picture files. Files are found relative to this one.
+    `end` (seconds); or instead of `video`, `images`, a list of picture files; or ``"video": null``, for a question
+    with nothing to look at. Files are found relative to this one.
 
     Bad lines, missing and empty files are collected as problems, each with its line number; nothing is
     raised for them here, because training has a budget for them and evaluation has none.
@@ -86,6 +99,7 @@ def read_records(path: str | Path) -> Records:
     problems: list[Problem] = []
     grouped: dict[tuple[Path, float | None, float | None], list[Question]] = {}
     pictures: dict[tuple[Path, ...], list[Question]] = {}
+    texts: list[TextRecord] = []
     dense: dict[Path, Any] = {}
     contents: dict[Path, Any] = {}
     for number, line in enumerate(path.read_bytes().splitlines(), start=1):
@@ -97,7 +111,7 @@ def read_records(path: str | Path) -> Records:
             question = _question(row, default_id=f"{path.stem}-{number}")
             if "images" in row:
                 files = _image_files(row, path.parent)
-            else:
+            elif row["video"] is not None:
                 key = (path.parent / row["video"], _seconds(row, "start"), _seconds(row, "end"))
                 if key not in grouped:  # else it has passed already, with an earlier question on the same clip
                     _check_clip(*key)
@@ -106,6 +120,9 @@ def read_records(path: str | Path) -> Records:
             continue
         if "images" in row:
             pictures.setdefault(files, []).append(question)
+            continue
+        if row["video"] is None:
+            texts.append(TextRecord((question,)))
             continue
         grouped.setdefault(key, []).append(question)
         if "dense" in row:
@@ -117,10 +134,10 @@ def read_records(path: str | Path) -> Records:
         for (video, start, end), questions in grouped.items()
     ]
     images = [ImageRecord(files, tuple(questions)) for files, questions in pictures.items()]
-    if not clips and not images:
+    if not clips and not images and not texts:
         listed = "\n  ".join(map(str, problems[:20])) or "the file is empty"
         raise ValueError(f"{path}: no usable question.\n  {listed}")
-    return Records(clips, problems, images)
+    return Records(clips, problems, images, texts)
 
 
 def _question(row: Any, default_id: str) -> Question:
@@ -128,12 +145,12 @@ def _question(row: Any, default_id: str) -> Question:
         raise ValueError(f"a line must be a JSON object, not {type(row).__name__}.")
     if "images" in row and "video" in row:
         raise ValueError("a line has either video or images, not both.")
-    media: tuple[str, type] = ("images", list) if "images" in row else ("video", str)
+    media: tuple[str, Any] = ("images", list) if "images" in row else ("video", str | None)
     for key, kind in (media, ("question", str), ("options", list), ("answer", int)):
         if key not in row:
             raise ValueError(f"the key {key!r} is missing; a line needs video or images, question, options and answer.")
         if not isinstance(row[key], kind) or isinstance(row[key], bool):
-            raise ValueError(f"{key}={row[key]!r} must be of type {kind.__name__}.")
+            raise ValueError(f"{key}={row[key]!r} must be of type {getattr(kind, '__name__', kind)}.")
     options, answer = row["options"], row["answer"]
     if not 2 <= len(options) <= len(LETTERS):
         raise ValueError(f"{len(options)} options; a question needs 2 to {len(LETTERS)}.")

@@ -14,7 +14,8 @@ class StepSampler(Sampler[list[int]]):
     """The batches of a run in one order: one permutation after another, each from (seed, epoch).
 
     Nothing is drawn from the global generator. The ``warmup_batches`` of the scorer come from permutations before
-    the first: with or without them, the steps that all methods share see the same clips in the same order.
+    the first, of the first ``warmup_items`` where given: with or without them, the steps that all methods share see
+    the same clips in the same order.
     ``done_batches`` takes up what an interrupted run had left. Each of ``world_size`` processes takes every
     world_size-th item.
     """
@@ -27,6 +28,7 @@ class StepSampler(Sampler[list[int]]):
     done_batches: int = 0
     rank: int = 0
     world_size: int = 1
+    warmup_items: int | None = None
 
     def __len__(self) -> int:
         """Of the whole run: Lightning counts a resumed run's batches from its beginning."""
@@ -36,14 +38,15 @@ class StepSampler(Sampler[list[int]]):
         epoch: int | None = None
         order: list[int] = []
         for batch in range(self.done_batches - self.warmup_batches, self.num_batches):
+            num_items = self.num_items if batch >= 0 or self.warmup_items is None else self.warmup_items
             items = []
             for i in range(self.batch_size):
                 position = (batch * self.batch_size + i) * self.world_size + self.rank
-                if position // self.num_items != epoch:
-                    epoch = position // self.num_items
+                if position // num_items != epoch:
+                    epoch = position // num_items
                     generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                    order = torch.randperm(self.num_items, generator=generator).tolist()
-                items.append(order[position % self.num_items])
+                    order = torch.randperm(num_items, generator=generator).tolist()
+                items.append(order[position % num_items])
             yield items
 
 
@@ -51,7 +54,8 @@ class KindSampler(Sampler[list[int]]):
     """Batches of videos and batches of images, never mixed: ``image_share`` of them are of images, evenly spread.
 
     Each kind keeps the order that `StepSampler` gives it alone; images are numbered after the videos. The scorer's
-    warm-up sees videos only, as images have no scores.
+    warm-up sees the first ``num_scored`` of the videos only: images have no scores, nor have texts, which are mixed
+    with the videos.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class KindSampler(Sampler[list[int]]):
         done_batches: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        num_scored: int | None = None,
     ) -> None:
         self.num_videos = num_videos
         self.image_share = image_share
@@ -75,7 +80,14 @@ class KindSampler(Sampler[list[int]]):
         where = {"rank": rank, "world_size": world_size}
         of_videos = num_batches - of_images
         self.videos = StepSampler(
-            num_videos, batch_size, of_videos, seed, warmup_batches, done_batches - done_images, **where
+            num_videos,
+            batch_size,
+            of_videos,
+            seed,
+            warmup_batches,
+            done_batches - done_images,
+            warmup_items=num_scored,
+            **where,
         )
         self.images = StepSampler(num_images, batch_size, of_images, seed, 0, done_images, **where)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from stts_lightning.data.records import ClipRecord, ImageRecord, Records
+from stts_lightning.data.records import ClipRecord, ImageRecord, Records, TextRecord
 
 
 def split_records(records: Records, fraction: float) -> tuple[Records, Records]:
     """Training and evaluation; what cannot be used stays with the first."""
     clips, held_clips = hold_out(records, fraction)
     images, held_images = hold_out_images(records, fraction)
-    return Records(clips, records.problems, images), Records(held_clips, [], held_images)
+    texts, held_texts = hold_out_texts(records, fraction)
+    return Records(clips, records.problems, images, texts), Records(held_clips, [], held_images, held_texts)
 
 
 def hold_out(records: Records, fraction: float) -> tuple[list[ClipRecord], list[ClipRecord]]:
@@ -37,6 +38,15 @@ def hold_out_images(records: Records, fraction: float) -> tuple[list[ImageRecord
     held = {record for group in groups[: _count(len(groups), fraction)] for record in group}
     train = [record for record in records.images if record not in held]
     return train, [record for record in records.images if record in held]
+
+
+def hold_out_texts(records: Records, fraction: float) -> tuple[list[TextRecord], list[TextRecord]]:
+    """As `hold_out`, by the question's id."""
+    if len(records.texts) <= 1:
+        return records.texts, records.texts
+    order = sorted(records.texts, key=lambda record: _stable_order(Path(record.name)))
+    held = set(order[: _count(len(order), fraction)])
+    return [r for r in records.texts if r not in held], [r for r in records.texts if r in held]
 
 
 def _sharing(records: list[ImageRecord]) -> list[list[ImageRecord]]:

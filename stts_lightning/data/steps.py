@@ -13,8 +13,8 @@ from stts_lightning.data.stream import PackedBatches
 class StepBatches:
     """Batches as ``loader`` brings them, ``accumulate`` of them at a time.
 
-    Each gets ``step_loss_weight``, the loss weight of all of them, so that an answer weighs the same in whichever of
-    them it stands.
+    Each gets ``step_totals``, the loss weight and the number of videos of all of them, so that an answer, and a video,
+    weighs the same in whichever of them it stands.
     """
 
     def __init__(self, loader: DataLoader | PackedBatches, accumulate: int) -> None:
@@ -28,7 +28,7 @@ class StepBatches:
         for batch in self.loader:
             waiting.append(batch)
             if len(waiting) == self.accumulate:
-                weight = sum(one["loss_weight"] for one in waiting)
+                totals = [sum(one[name] for one in waiting) for name in ("loss_weight", "num_videos")]
                 for one in waiting:
-                    yield {**one, "step_loss_weight": weight}
+                    yield {**one, "step_totals": totals}
                 waiting = []

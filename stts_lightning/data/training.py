@@ -10,10 +10,10 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset
 
 from stts_lightning.config import Config
 from stts_lightning.data.collate import Collate
-from stts_lightning.data.dataset import ImageQuestions, VideoQuestions
-from stts_lightning.data.encode import Sample
+from stts_lightning.data.dataset import ImageQuestions, TextQuestions, VideoQuestions
+from stts_lightning.data.encode import ImageSample, Sample
 from stts_lightning.data.packing import Packer, Size
-from stts_lightning.data.sampler import KindSampler, StepSampler, images_before
+from stts_lightning.data.sampler import KindSampler, images_before
 from stts_lightning.data.steps import StepBatches
 from stts_lightning.data.stream import WARMUP_EPOCHS, PackedBatches, PackedStream, StreamSampler, StreamState
 from stts_lightning.prune.budget import prune_count
@@ -32,9 +32,11 @@ class Place:
 
 
 class Source(NamedTuple):
-    """What batches are made of and how: ``load`` makes the DataLoader of a data set."""
+    """What batches are made of and how: ``load`` makes the DataLoader of a data set. Texts are mixed with the videos,
+    behind which they are numbered."""
 
     videos: VideoQuestions
+    texts: TextQuestions
     images: ImageQuestions
     image_share: float
     collate: Collate
@@ -43,7 +45,7 @@ class Source(NamedTuple):
 
 def training_batches(config: Config, source: Source, place: Place) -> StepBatches:
     """All micro-batches of the run from ``place`` on."""
-    videos, images, image_share, collate, load = source
+    videos, texts, images, image_share, collate, load = source
     optim = config.optim
     num_batches = optim.steps * optim.accumulate
     if config.data.packing.enabled:
@@ -57,16 +59,14 @@ def training_batches(config: Config, source: Source, place: Place) -> StepBatche
         "rank": place.rank,
         "world_size": place.world_size,
     }
-    if not images:
-        loader = load(videos, batch_sampler=StepSampler(len(videos), **order), collate_fn=collate)
-    else:
-        sampler = KindSampler(len(videos), len(images), image_share, **order)
-        loader = load(ConcatDataset([videos, images]), batch_sampler=sampler, collate_fn=collate)
-    return StepBatches(loader, optim.accumulate)
+    counts = len(videos) + len(texts), len(images)
+    sampler = KindSampler(*counts, image_share, num_scored=len(videos), **order)
+    everything = ConcatDataset([videos, texts, images])
+    return StepBatches(load(everything, batch_sampler=sampler, collate_fn=collate), optim.accumulate)
 
 
 def _packed(config: Config, source: Source, place: Place) -> PackedBatches:
-    videos, images, image_share, collate, load = source
+    videos, texts, images, image_share, collate, load = source
     packing, num_batches = config.data.packing, config.optim.steps * config.optim.accumulate
 
     def stream(dataset: Dataset, kind: str, start: int = 0) -> PackedStream:
@@ -79,9 +79,10 @@ def _packed(config: Config, source: Source, place: Place) -> PackedBatches:
         return PackedStream(samples, sampler, packer, size, collate, config.optim.batch_size)
 
     streams = {}
+    if videos or texts:
+        streams["videos"] = stream(ConcatDataset([videos, texts]), "videos")
     if videos:
-        first = -len(videos) * WARMUP_EPOCHS // place.world_size
-        streams = {"videos": stream(videos, "videos"), "warmup": stream(videos, "warmup", first)}
+        streams["warmup"] = stream(videos, "warmup", -len(videos) * WARMUP_EPOCHS // place.world_size)
     if images:
         streams["images"] = stream(images, "images")
 
@@ -102,8 +103,10 @@ def sample_size(config: Config) -> Callable[[Any], Size]:
 
     def size(sample: Any) -> Size:
         tokens = len(sample.tokens["input_ids"])
-        if not isinstance(sample, Sample):
+        if isinstance(sample, ImageSample):
             return Size(tokens, len(sample.crops))
+        if not isinstance(sample, Sample):
+            return Size(tokens, 0)
         frames, rows, columns = sample.grid
         return Size(tokens - prune_count(percent, frames, rows * columns), frames)
 

@@ -15,6 +15,7 @@ import torch
 from stts_lightning.config import AuxConfig, PruneConfig
 from stts_lightning.data.scene import CONTENTS
 from stts_lightning.lit.schedule import aux_weight_at, percent_at
+from stts_lightning.processes import gather
 from stts_lightning.runs import write_progress
 
 
@@ -77,12 +78,15 @@ class KeptShares(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if "contents" not in batch or outputs.pruning is None:
+        if outputs is None or outputs.pruning is None or "contents" not in batch:
             return
         frames = [len(keep) for keep in outputs.pruning.keep]
         for keep_FW, contents_FW in zip(outputs.pruning.keep, batch["contents"].split(frames), strict=True):
             shown, kept = contents_FW[1:].flatten().cpu(), keep_FW[1:].flatten().cpu()
             self.counts += torch.stack([x.bincount(minlength=len(CONTENTS)) for x in (shown[kept], shown)])
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.counts = torch.stack(gather(self.counts)).sum(0)
 
     @property
     def shares(self) -> dict[str, float]:
@@ -146,7 +150,7 @@ class Throughput(pl.Callback):
         if last is not None:
             self.steps.append((last, self._last))
             self.tokens.append(sum(outputs["pruning"].prompt_lengths))
-            self.samples = len(batch["videos"])
+            self.samples = len(batch["sources"])
 
     @property
     def seconds(self) -> list[float]:
@@ -231,11 +235,11 @@ class Decisions(pl.Callback):
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if outputs.pruning is None:  # images: nothing was decided
+        if outputs is None or outputs.pruning is None:  # images: nothing was decided
             return
         side = pl_module.config.backbone.image_size // pl_module.config.backbone.patch_size
         patches = batch["pixel_values_videos"].split([frames for frames, _, _ in batch["video_grids"]])
-        for i, video in enumerate(batch["videos"]):
+        for i, video in enumerate(batch["sources"]):
             if len(self.clips) >= self.num_clips:
                 return
             self.clips.append(

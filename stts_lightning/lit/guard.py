@@ -32,7 +32,7 @@ class StopAtNaN(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         finite = outputs["loss"].detach().isfinite()
-        for norm in pl_module.grad_norms:
+        for norm in pl_module.grad_norms.values():
             finite = finite & norm.isfinite()
         step = _Step(trainer.global_step, _names(batch), *_to_host(finite))
         self._check(self._before)
@@ -55,7 +55,7 @@ class StopAtNaN(pl.Callback):
 
 
 def _names(batch: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(map(str, batch["videos"])))
+    return list(dict.fromkeys(map(str, batch["sources"])))
 
 
 def _to_host(flag: Tensor) -> tuple[Tensor, Any]:

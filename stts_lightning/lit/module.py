@@ -13,18 +13,21 @@ from torchmetrics import MeanMetric
 
 from stts_lightning.config import Config, as_dict
 from stts_lightning.lit.schedule import cosine_with_warmup, warmup_steps
+from stts_lightning.lit.strategy import clip_norm_, shard, shares_out_gradients
 from stts_lightning.metrics.answers import Prediction, read_answers
 from stts_lightning.molmo2.load import Backbone
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
 from stts_lightning.molmo2.speed import speed_up
 from stts_lightning.molmo2.teacher import window_use
 from stts_lightning.molmo2.vision import read_by_scorer
+from stts_lightning.processes import gather, gather_shares, rank, world_size
 from stts_lightning.prune.presets import PRESETS
 from stts_lightning.prune.types import Windows
 
 MODEL_INPUTS = (
     "input_ids", "attention_mask", "position_ids", "mm_token_type_ids", "subsegment_ids",
-    "pixel_values_videos", "video_token_pooling", "video_grids", "video_relevance", "prompt_counts", "sequence_length",
+    "pixel_values_videos", "video_token_pooling", "video_grids", "video_relevance", "blank_video",
+    "prompt_counts", "sequence_length",
     "pixel_values", "image_token_pooling", "image_grids", "image_num_crops",
 )  # fmt: skip
 
@@ -47,56 +50,51 @@ class STTSModule(pl.LightningModule):
         self.warmup_steps = warmup_steps(config.aux, getattr(self.handle.scorer, "warmup_loss", None) is not None)
         preset = PRESETS[config.prune.preset]
         self.aux_weight = preset.aux_weight if config.aux.weight is None else config.aux.weight
-        self.predictions: list[Prediction] = []
+        self.predictions: list[Prediction] = []  # of the last evaluation, by all processes
+        self._answered: list[list[Prediction]] = []  # by this one, a batch each
         self.curve: list[list[float]] = []  # step and accuracy of every evaluation
         self.kept_tokens = MeanMetric()
-        self.grad_norms: list[Tensor] = []  # of the last step, a number a group, before they were clipped
+        self.grad_norms: dict[str, Tensor] = {}  # of the last step, by group, before it was clipped
 
     def forward(self, batch: dict[str, Any], **extra: Any) -> PrunedOutput:
         return self.model(**{name: batch[name] for name in MODEL_INPUTS if name in batch}, use_cache=False, **extra)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        divisor, video_share = self._shares_of_step(batch)
         if self.global_step < self.warmup_steps:
-            return self._scorer_step(batch)
-        out = self(
-            batch,
-            labels=batch["labels"],
-            loss_weights=batch["loss_weights"],
-            loss_divisor=self._loss_divisor(batch["step_loss_weight"]),
-        )
+            return self._scorer_step(batch, video_share)
+        out = self(batch, labels=batch["labels"], loss_weights=batch["loss_weights"], loss_divisor=divisor)
         loss = out.loss
         self.log("train/task_loss", loss.detach())
-        if out.pruning is None and self.trainer.world_size > 1:
-            loss = loss + zero_of_unused(self.handle, batch)
         if out.pruning is not None and out.pruning.aux_loss is not None:
-            loss = loss + self.aux_weight * out.pruning.aux_loss
+            loss = loss + self.aux_weight * video_share * out.pruning.aux_loss
             self.log("train/aux_loss", out.pruning.aux_loss.detach(), prog_bar=True)
             weight = loss.new_full((), self.aux_weight)  # a float would be copied to the device, and waited for
             self.log("train/aux_weight", weight)
         if out.pruning is not None and out.pruning.listwise is not None:
-            loss = loss + out.pruning.listwise.loss
+            loss = loss + video_share * out.pruning.listwise.loss
         if out.pruning is not None and self._teaches(self.global_step - self.warmup_steps):
-            loss = loss + self._taught_loss(batch)
+            loss = loss + video_share * self._taught_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": out.pruning}
 
-    def _scorer_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+    def _scorer_step(self, batch: dict[str, Any], video_share: Tensor | float) -> dict[str, Any]:
         if getattr(self.handle.scorer, "frozen", False):
-            return {"loss": self._taught_loss(batch), "pruning": None}
+            return {"loss": video_share * self._taught_loss(batch), "pruning": None}
         loss = self.handle.scorer.warmup_loss(*self._read_by_scorer(batch))
         self.log("train/aux_loss", loss.detach(), prog_bar=True)
-        return {"loss": loss, "pruning": None}
+        return {"loss": video_share * loss, "pruning": None}
 
-    def _loss_divisor(self, step_loss_weight: float) -> Tensor | None:
-        """What makes the mean over processes and micro-batches the weighted mean over all answers of the step."""
-        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        parts = processes * self.config.optim.accumulate
+    def _shares_of_step(self, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor | float]:
+        """What makes the mean over processes and micro-batches the mean over all answers, and over all videos, of the
+        step: the divisor of the task loss, and the factor of the losses that are means over videos."""
+        parts = world_size() * self.config.optim.accumulate
         if parts == 1:
-            return None
-        weight = torch.tensor(step_loss_weight, dtype=torch.float32).to(self.device, non_blocking=True)
-        if processes > 1:
-            torch.distributed.all_reduce(weight)
-        return weight / parts
+            return None, 1.0
+        totals = torch.tensor(batch["step_totals"], dtype=torch.float32).to(self.device, non_blocking=True)
+        if world_size() > 1:
+            torch.distributed.all_reduce(totals)
+        return totals[0] / parts, batch["num_videos"] * parts / totals[1].clamp(min=1)
 
     def _teaches(self, step: int) -> bool:
         """Whether the unpruned model teaches the scorer in this step of the training proper."""
@@ -116,20 +114,24 @@ class STTSModule(pl.LightningModule):
         videos = [batch[name] for name in ("pixel_values_videos", "video_token_pooling", "video_grids")]
         return read_by_scorer(self.model.model, self.config.prune.layer, *videos)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> PrunedOutput:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> PrunedOutput | None:
         out = self(batch)
         token_index = None if out.pruning is None else out.pruning.token_index
-        self.predictions += read_answers(out.logits, token_index, batch["asked"], batch["videos"])
+        self._answered.append(read_answers(out.logits, token_index, batch["asked"], batch["sources"]))
+        if batch_idx * world_size() + rank() >= self.trainer.datamodule.num_eval_batches:
+            return None  # it is here so that all processes have as many, and another one has it too
         whole = batch["prompt_counts"].placeholders  # of images nothing leaves
         for kept in whole if out.pruning is None else out.pruning.kept_tokens:
             self.kept_tokens.update(kept)
         return out
 
     def on_validation_epoch_start(self) -> None:
-        self.predictions = []
+        self._answered = []
         self.kept_tokens.reset()
 
     def on_validation_epoch_end(self) -> None:
+        batches = gather_shares(self._answered, self.trainer.datamodule.num_eval_batches)
+        self.predictions = [prediction for batch in batches for prediction in batch]
         hits = [prediction.correct for prediction in self.predictions]
         accuracy = sum(hits) / max(len(hits), 1)
         self.curve.append([self.global_step, accuracy])
@@ -145,6 +147,8 @@ class STTSModule(pl.LightningModule):
             weight_decay=optim.weight_decay,
             fused=True,
         )
+        if shares_out_gradients(self.config.trainer):  # it steps where no hook of Lightning's comes by
+            optimizer.register_step_pre_hook(lambda optimizer, *_: self._clip(optimizer))
 
         def share(step: int) -> float:  # the scorer's warm-up runs at the peak, before the schedule begins
             return 1.0 if step < self.warmup_steps else cosine_with_warmup(step - self.warmup_steps, optim)
@@ -161,35 +165,29 @@ class STTSModule(pl.LightningModule):
         own = {"cpu": torch.get_rng_state()}
         if self.device.type == "cuda":
             own["cuda"] = torch.cuda.get_rng_state(self.device)
-        everyone: list[Any] = [own]
-        if torch.distributed.is_initialized():
-            everyone = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everyone, own)
-        checkpoint["rng_states"] = everyone
+        checkpoint["rng_states"] = gather(own)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         everyone = checkpoint["rng_states"]
-        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-        if rank < len(everyone):
-            torch.set_rng_state(everyone[rank]["cpu"].cpu())
-            if self.device.type == "cuda" and "cuda" in everyone[rank]:
-                torch.cuda.set_rng_state(everyone[rank]["cuda"].cpu(), self.device)
+        if rank() < len(everyone):
+            own = everyone[rank()]
+            torch.set_rng_state(own["cpu"].cpu())
+            if self.device.type == "cuda" and "cuda" in own:
+                torch.cuda.set_rng_state(own["cuda"].cpu(), self.device)
+
+    def configure_model(self) -> None:
+        if self.config.trainer.strategy == "fsdp2":
+            shard(self, self.device_mesh["data_parallel"], self.config.trainer.precision)
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Global norm, for each group by itself as Molmo2 does."""
-        clip = self.config.optim.clip_norm
-        self.grad_norms = [torch.nn.utils.clip_grad_norm_(group["params"], clip) for group in optimizer.param_groups]
+        if not shares_out_gradients(self.config.trainer):
+            self._clip(optimizer)
 
-
-def zero_of_unused(handle: PruneHandle, batch: dict[str, Any]) -> Tensor | int:
-    """0, with a gradient of 0 for all that a batch without videos leaves unused: no process may wait for it.
-
-    Of a parameter that ZeRO's stage 3 has shared out there is nothing here to give a gradient to, and none is missed.
-    """
-    inner = handle.model.model
-    images = batch.get("pixel_values") is not None
-    parts = [handle.scorer] if images else [inner.vision_tower, inner.multi_modal_projector]
-    return 0 * sum(p.sum() for part in parts for p in part.parameters() if p.numel() > 0)
+    def _clip(self, optimizer: Any) -> None:
+        """To a norm of ``optim.clip_norm``, each group by itself as Molmo2 does."""
+        shared_out = shares_out_gradients(self.config.trainer)
+        for group in optimizer.param_groups:
+            self.grad_norms[group["name"]] = clip_norm_(group["params"], self.config.optim.clip_norm, shared_out)
 
 
 def parameter_groups(module: STTSModule, lr_language: float, lr_vision: float, lr_scorer: float) -> list[dict]:

@@ -87,6 +87,7 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         subsegment_ids: Tensor | None = None,
         prompt_counts: PromptCounts | None = None,
         sequence_length: int = 0,
+        blank_video: bool = False,
         **kwargs: Any,
     ) -> PrunedOutput | tuple:
         """As the stock model's, and: ``loss_weights`` (B, L) weigh the labels, and then logits are made where
@@ -95,14 +96,19 @@ class PrunedMolmo2(Molmo2ForConditionalGeneration):
         share a sequence (see `language.attention_mask_4d`); ``prompt_counts``, made while the prompts were on
         the host, spares waiting for the device, as ``video_grids`` do that are a list; ``sequence_length`` is
         what shortened prompts are padded to; ``video_relevance``
-        (frames, windows), the truth about generated clips, which `oracle` asks for."""
+        (frames, windows), the truth about generated clips, which `oracle` asks for. ``blank_video``: no prompt shows
+        the video, and nothing is learned from it. It is there because processes that share weights or gradients out
+        must all run the same modules, also for a batch of texts."""
         pruning = None
         as_tuple = kwargs.pop("return_dict", None) is False
         videos = {name: kwargs.pop(name, None) for name in VIDEO_INPUTS}
         weigh = labels is not None and loss_weights is not None
         if prompt_counts is None and input_ids is not None and (weigh or videos["pixel_values_videos"] is not None):
             prompt_counts = count_prompts(input_ids, _two_d(kwargs), self.config.image_token_id, labels)
-        if videos["pixel_values_videos"] is not None and input_ids is not None:
+        if videos["pixel_values_videos"] is not None and blank_video:
+            unseen = _nothing_learned(self.model.get_video_features(**videos))
+            kwargs["inputs_embeds"] = self.get_input_embeddings()(input_ids) + unseen
+        elif videos["pixel_values_videos"] is not None and input_ids is not None:
             features = self.model.get_video_features(**videos)
             pruning = features.pruning
             if self.model.prune_config.percent > 0:
@@ -278,6 +284,15 @@ def weighted_loss(
 
 def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none")
+
+
+def _nothing_learned(features: VideoFeatures) -> Tensor:
+    """0, with a gradient of 0 for all that made the features: no process waits for another's gradient."""
+    pruning = features.pruning
+    learned = [tokens_KD.sum() for tokens_KD in features.pooler_output]
+    learned += [pruning.aux_loss] if pruning.aux_loss is not None else []
+    learned += [pruning.listwise.loss] if pruning.listwise is not None else []
+    return 0 * torch.stack([x.float() for x in learned]).sum().to(learned[0])
 
 
 def _embed(model: PrunedMolmo2, input_ids: Tensor, features: VideoFeatures) -> Tensor:

@@ -65,7 +65,7 @@ def test_unreadable_clip_is_skipped_and_named(folder: Path, tokenizer, workers: 
     data = VideoQuestionData(config, tokenizer)
     data.setup()
     batches = list(data.train_dataloader())
-    assert all(len(batch["videos"]) == 2 for batch in batches)
+    assert all(len(batch["sources"]) == 2 for batch in batches)
     for batch in batches:
         data.count_problems(batch["skipped"])
     assert {Path(problem.where).name for problem in data.problems} == {"00001.mp4", "00004.mp4"}
@@ -149,7 +149,7 @@ def test_every_setting_of_the_frames_is_in_the_caches_key(folder: Path, tokenize
     def key(*overrides: str) -> Path | None:
         data = VideoQuestionData(config_for(folder, f"data.frame_cache_dir={folder}/frames", *overrides), tokenizer)
         data.setup()
-        dataset = data.val_dataloader().dataset
+        dataset = data.val_dataloader().dataset.datasets[0]
         return dataset.cache._path(dataset.items[0][0])
 
     changes = [

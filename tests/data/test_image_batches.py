@@ -77,7 +77,7 @@ def test_batch_holds_what_the_model_takes(folder: Path, tokenizer: Any) -> None:
         sum(int(a * b + c * d) for a, b, c, d in grids) for grids in expected["image_grids"].split([1, 3])
     ]
     assert [len(asked) for asked in batch["asked"]] == [6, 9]
-    assert [len(name.split(" + ")) for name in batch["videos"]] == [1, 3]
+    assert [len(name.split(" + ")) for name in batch["sources"]] == [1, 3]
 
 
 @pytest.mark.parametrize("share, of_images", [("null", 12 * 4 // 7), ("0.25", 3), ("0", 0), ("1", 12)])
@@ -121,7 +121,7 @@ def test_unreadable_picture_is_skipped_and_named(folder: Path, tokenizer: Any) -
     (folder / "train/00003-1.png").write_text("not a picture")  # of the last set
     data = loaded(config_for(folder, "data.bad_sample_budget=0.5", "data.image_share=1"), tokenizer)
     batches = list(data.train_dataloader())
-    assert all("crops" in batch and len(batch["videos"]) == 2 for batch in batches)
+    assert all("crops" in batch and len(batch["sources"]) == 2 for batch in batches)
     for batch in batches:
         data.count_problems(batch["skipped"])
     (problem,) = data.problems

@@ -53,7 +53,7 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_its_samples_apart(fold
     def losses(rows: list[Any]) -> tuple[torch.Tensor, torch.Tensor, float]:
         batch = batch_of(data, rows)
         out = module(batch, labels=batch["labels"], loss_weights=batch["loss_weights"])
-        videos = len(batch["videos"])
+        videos = len(batch["sources"])
         beside = out.loss.new_zeros(())
         if out.pruning.aux_loss is not None:
             beside = beside + out.pruning.aux_loss * videos

@@ -77,11 +77,11 @@ def test_sequences_hold_what_fits_and_say_how_full_they_are(folder: Path, tokeni
         for batch in batches:
             assert batch["input_ids"].shape[1] >= 600 and batch["sequence_length"] == 600
             videos = (batch["subsegment_ids"].clamp(min=0) // 100_000).max(1).values + 1
-            assert len(batch["videos"]) == videos.sum() == batch["packing"]["samples_per_sequence"] * 2
+            assert len(batch["sources"]) == videos.sum() == batch["packing"]["samples_per_sequence"] * 2
             tokens = batch["attention_mask"].sum(1) - (64 * videos if count == "kept" else 0)
             assert (tokens <= 600).all()
             assert batch["packing"]["padding"] == pytest.approx(1 - float(tokens.sum()) / 1200)
-        samples[count] = sum(len(batch["videos"]) for batch in batches)
+        samples[count] = sum(len(batch["sources"]) for batch in batches)
         assert size  # one number a sample, tested with the packer
     assert samples["kept"] > samples["unpruned"] > 4 * 2
 

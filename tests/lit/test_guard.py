@@ -34,7 +34,7 @@ def test_a_nan_ends_the_run_before_anything_bad_is_saved(
 
     def poisoned(self: STTSModule, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         out = real(self, batch, batch_idx)
-        seen.append(batch["videos"])
+        seen.append(batch["sources"])
         if self.global_step == 3:
             if where == "loss":
                 return {**out, "loss": out["loss"] * torch.nan}

@@ -9,7 +9,6 @@ from pytest import MonkeyPatch
 from torch import Tensor, nn
 
 from stts_lightning.config import PruneConfig
-from stts_lightning.lit.module import zero_of_unused
 from stts_lightning.molmo2 import vision
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle
 
@@ -29,11 +28,9 @@ def with_answers(inputs: Inputs, seed: int = 0) -> Inputs:
     return {**inputs, "labels": torch.where(learnt, inputs["input_ids"], -100), "loss_weights": weights}
 
 
-def loss_to_differentiate(out: PrunedOutput, handle: PruneHandle, batch: Inputs, processes: int = 1) -> Tensor:
+def loss_to_differentiate(out: PrunedOutput) -> Tensor:
     """The sum that `STTSModule.training_step` makes for a method that learns from use."""
     loss = out.loss
-    if out.pruning is None and processes > 1:
-        loss = loss + zero_of_unused(handle, batch)
     if out.pruning is not None and out.pruning.listwise is not None:
         loss = loss + out.pruning.listwise.loss
     return loss

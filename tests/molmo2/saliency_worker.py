@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import faulthandler
-import os
 from collections.abc import Callable
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from processes import PROCESSES
 from saliency_reference import SALIENCY, Inputs, loss_to_differentiate
 from torch import Tensor, nn
 from transformers import Molmo2ForConditionalGeneration
@@ -18,8 +16,6 @@ from transformers import Molmo2ForConditionalGeneration
 from stts_lightning import apply_stts
 from stts_lightning.molmo2.patch import PruneHandle
 
-PROCESSES = 2
-PATIENCE = 60  # seconds that a process waits for the other's part before it raises
 Found = dict[str, Tensor]
 
 
@@ -31,7 +27,7 @@ class Step(nn.Module):
         self.model, self.handle = handle.model, handle
 
     def forward(self, batch: Inputs) -> Tensor:
-        return loss_to_differentiate(self.model(**batch), self.handle, batch, PROCESSES)
+        return loss_to_differentiate(self.model(**batch))
 
 
 def full(gradient: Any) -> Tensor:
@@ -43,23 +39,19 @@ def gathered(model: nn.Module, whole: Callable[[nn.Parameter], Tensor | None]) -
     return {name: gradient.clone() for name, gradient in found.items() if gradient is not None}
 
 
-def ddp(handle: PruneHandle, batch: Inputs, kind: str) -> Found:
-    """Without a look for unused parameters, all of which must then have a gradient, unless there is only text."""
-    net = nn.parallel.DistributedDataParallel(Step(handle), find_unused_parameters=kind == "text")
+def ddp(handle: PruneHandle, batch: Inputs) -> Found:
+    net = nn.parallel.DistributedDataParallel(Step(handle), find_unused_parameters=True)
     net(batch).backward()
     return gathered(handle.model, lambda p: p.grad)
 
 
-def fsdp2(handle: PruneHandle, batch: Inputs, kind: str) -> Found:
+def fsdp2(handle: PruneHandle, batch: Inputs) -> Found:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh("cpu", (PROCESSES,))
     model = handle.model
-    units = [*model.model.language_model.layers]
-    if kind == "videos":
-        units += [*model.model.vision_tower.layers, handle.scorer]
-    for unit in units:
+    for unit in [*model.model.language_model.layers, *model.model.vision_tower.layers]:
         fully_shard(unit, mesh=mesh)
     step = Step(handle)
     fully_shard(step, mesh=mesh)
@@ -67,7 +59,7 @@ def fsdp2(handle: PruneHandle, batch: Inputs, kind: str) -> Found:
     return gathered(handle.model, lambda p: None if p.grad is None else full(p.grad))
 
 
-def zero(handle: PruneHandle, batch: Inputs, kind: str, stage: int) -> Found:
+def zero(handle: PruneHandle, batch: Inputs, stage: int) -> Found:
     import deepspeed
     from deepspeed.utils import safe_get_full_grad
 
@@ -84,16 +76,8 @@ def zero(handle: PruneHandle, batch: Inputs, kind: str, stage: int) -> Found:
     return gathered(handle.model, safe_get_full_grad)
 
 
-def run(strategy: str, kinds: list[str], rank: int, folder: Path) -> None:
-    """Leaves ``strategy-kind-rank.pt`` of each kind that it gets through, and ``strategy-rank.log``."""
-    log = open(folder / f"{strategy}-{rank}.log", "w", buffering=1)  # noqa: SIM115 - it lives as long as the process
-    for stream in (1, 2):
-        os.dup2(log.fileno(), stream)
-    faulthandler.dump_traceback_later(PATIENCE)  # tells where it hangs
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(PROCESSES))
-    torch.set_num_threads(1)
-    meeting = f"file://{folder / f'{strategy}.meeting'}"  # no port that another process could take
-    dist.init_process_group("gloo", meeting, timedelta(seconds=PATIENCE), PROCESSES, rank)
+def run(rank: int, strategy: str, kinds: list[str], folder: Path) -> None:
+    """Leaves ``strategy-kind-rank.pt`` of each kind that it gets through."""
     for kind in kinds:
         print(kind)
         made_of = torch.load(folder / "model.pt", weights_only=False)
@@ -102,9 +86,8 @@ def run(strategy: str, kinds: list[str], rank: int, folder: Path) -> None:
         handle = apply_stts(model.eval(), SALIENCY)
         batch = torch.load(folder / f"{kind}-{rank}.pt")
         if strategy.startswith("zero"):
-            found = zero(handle, batch, kind, int(strategy[-1]))
+            found = zero(handle, batch, int(strategy[-1]))
         else:
-            found = {"ddp": ddp, "fsdp2": fsdp2}[strategy](handle, batch, kind)
+            found = {"ddp": ddp, "fsdp2": fsdp2}[strategy](handle, batch)
         torch.save(found, folder / f"{strategy}-{kind}-{rank}.pt")
         dist.barrier()
-    dist.destroy_process_group()

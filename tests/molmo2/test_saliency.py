@@ -38,7 +38,7 @@ def one_backward(handle, batches, scale=1.0):
     listwise = []
     for batch in batches:
         out = handle.model(**batch)
-        (scale / len(batches) * loss_to_differentiate(out, handle, batch)).backward()
+        (scale / len(batches) * loss_to_differentiate(out)).backward()
         listwise.append(float(out.pruning.listwise.value))
     return gradients(handle.model), listwise
 
@@ -67,7 +67,7 @@ def test_a_training_step_makes_the_loss_that_is_tested_here(model, batch):
     module.log = lambda *_, **__: None
     module.trainer = SimpleNamespace(world_size=1, global_step=0)
     module._trainer = module.trainer
-    module.training_step({**batch, "step_loss_weight": 0.0}, 0)["loss"].backward()  # of one process and micro-batch
+    module.training_step({**batch, "step_totals": [0.0, 0]}, 0)["loss"].backward()  # of one process and micro-batch
     assert_same(gradients(model), expected)
 
 
