@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric
 
 from stts_lightning.config import Config, as_dict
 from stts_lightning.lit.schedule import cosine_with_warmup, warmup_steps
-from stts_lightning.lit.strategy import clip_norm_, shard, shares_out_gradients
+from stts_lightning.lit.strategy import IdleGroups, clip_norm_, shard, shares_out_gradients
 from stts_lightning.metrics.answers import Prediction, read_answers
 from stts_lightning.molmo2.load import Backbone
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
@@ -54,6 +54,7 @@ class STTSModule(pl.LightningModule):
         self._answered: list[list[Prediction]] = []  # by this one, a batch each
         self.curve: list[list[float]] = []  # step and accuracy of every evaluation
         self.kept_tokens = MeanMetric()
+        self._learning: set[str] = set()  # groups that something is learned for in this step
         self.grad_norms: dict[str, Tensor] = {}  # of the last step, by group, before it was clipped
 
     def forward(self, batch: dict[str, Any], **extra: Any) -> PrunedOutput:
@@ -61,7 +62,9 @@ class STTSModule(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         divisor, video_share = self._shares_of_step(batch)
-        if self.global_step < self.warmup_steps:
+        warming_up = self.global_step < self.warmup_steps
+        self._note_learning(batch, batch_idx, warming_up)
+        if warming_up:
             return self._scorer_step(batch, video_share)
         out = self(batch, labels=batch["labels"], loss_weights=batch["loss_weights"], loss_divisor=divisor)
         loss = out.loss
@@ -84,6 +87,12 @@ class STTSModule(pl.LightningModule):
         loss = self.handle.scorer.warmup_loss(*self._read_by_scorer(batch))
         self.log("train/aux_loss", loss.detach(), prog_bar=True)
         return {"loss": video_share * loss, "pruning": None}
+
+    def _note_learning(self, batch: dict[str, Any], batch_idx: int, warming_up: bool) -> None:
+        if batch_idx % self.config.optim.accumulate == 0:
+            self._learning = set()
+        self._learning |= set() if warming_up else {"language", "vision"}
+        self._learning |= set() if batch.get("pixel_values") is not None else {"scorer"}
 
     def _shares_of_step(self, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor | float]:
         """What makes the mean over processes and micro-batches the mean over all answers, and over all videos, of the
@@ -149,6 +158,9 @@ class STTSModule(pl.LightningModule):
         )
         if shares_out_gradients(self.config.trainer):  # it steps where no hook of Lightning's comes by
             optimizer.register_step_pre_hook(lambda optimizer, *_: self._clip(optimizer))
+            idle = IdleGroups(lambda: self._learning)
+            optimizer.register_step_pre_hook(idle.set_aside)
+            optimizer.register_step_post_hook(idle.put_back)
 
         def share(step: int) -> float:  # the scorer's warm-up runs at the peak, before the schedule begins
             return 1.0 if step < self.warmup_steps else cosine_with_warmup(step - self.warmup_steps, optim)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
@@ -12,6 +13,7 @@ from lightning.pytorch.plugins.precision.deepspeed import DeepSpeedPrecision
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, ModelParallelStrategy, Strategy
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
 
 from stts_lightning.config import TrainerConfig
 
@@ -64,7 +66,7 @@ class ZeRO(DeepSpeedStrategy):
     @property
     def root_device(self) -> torch.device:
         if isinstance(self.accelerator, CPUAccelerator):
-            return torch.device("cpu")
+            return torch.device("cpu", 0)  # DeepSpeed asks for its number
         return super().root_device
 
     def setup_environment(self) -> None:
@@ -137,3 +139,26 @@ def clip_norm_(parameters: list[nn.Parameter], clip: float, shared_out: bool) ->
         norm = square.sqrt()
     torch.nn.utils.clip_grads_with_norm_(parameters, clip, norm)
     return norm
+
+
+class IdleGroups:
+    """Hooks around an optimizer's step: groups that nothing was learned for stay where they are.
+
+    Without gradients AdamW leaves parameters alone. ZeRO gives them gradients of 0, upon which it would go on with
+    their momentum: the scorer after a step of images, and all but the scorer in its warm-up.
+    """
+
+    def __init__(self, learning: Callable[[], set[str]]) -> None:
+        self.learning = learning
+        self._aside: list[tuple[nn.Parameter, Tensor | None]] = []
+
+    def set_aside(self, optimizer: Optimizer, *_: Any) -> None:
+        idle = [group for group in optimizer.param_groups if group["name"] not in self.learning()]
+        self._aside = [(parameter, parameter.grad) for group in idle for parameter in group["params"]]
+        for parameter, _ in self._aside:
+            parameter.grad = None
+
+    def put_back(self, *_: Any) -> None:
+        for parameter, gradient in self._aside:
+            parameter.grad = gradient
+        self._aside = []
