@@ -61,7 +61,7 @@ class ZeRO(DeepSpeedStrategy):
         }
         if precision != "32-true":
             config["data_types"] = {"grad_accum_dtype": "fp32"}
-        super().__init__(config=config, precision_plugin=_KeepInputs(precision))  # type: ignore[arg-type]
+        super().__init__(config=config, precision_plugin=_AsGiven(precision))  # type: ignore[arg-type]
 
     @property
     def root_device(self) -> torch.device:
@@ -97,11 +97,15 @@ class ZeRO(DeepSpeedStrategy):
             deepspeed.zero.register_external_parameter(module, positions)
 
 
-class _KeepInputs(DeepSpeedPrecision):
-    """Leaves the batch as it is: the model casts pixels by itself, and the weights of the loss stay exact."""
+class _AsGiven(DeepSpeedPrecision):
+    """The batch stays as it is, for the model casts pixels by itself and the weights of the loss have to be exact.
+    And so does the loss: Lightning has divided it by the number of micro-batches, which DeepSpeed would do again."""
 
     def convert_input(self, data: Any) -> Any:
         return data
+
+    def backward(self, tensor: Tensor, model: Any, optimizer: Any, *args: Any, **kwargs: Any) -> None:  # type: ignore[override]
+        super().backward(tensor, model, optimizer, *args, scale_wrt_gas=False, **kwargs)
 
 
 def shard(module: pl.LightningModule, mesh: Any, precision: str) -> None:
