@@ -64,6 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     benchmark.add_argument("--limit", type=int, help="the first so many questions alone")
     benchmark.add_argument("--out", type=Path, help="folder of the predictions; default: beside the model")
     configurable(benchmark)
+    convert = command("convert", _convert, "Write the newest checkpoint of an unfinished run as a model folder.")
+    convert.add_argument("run", type=Path, help="the run's folder")
+    convert.add_argument("--out", type=Path, help="the model folder; default: model-step=N in the run's")
     sweep = command("sweep", _sweep, "Train and compare methods at several pruning percentages.")
     configurable(sweep)
     experiment = command("experiment", _experiment, "Run one of the paper's experiments, by its name in experiments/.")
@@ -116,6 +119,11 @@ def _train(arguments: argparse.Namespace) -> int:
 
     pretraining = pretrain_job(config)
     if pretraining is not None:
+        if not pretraining.finished and config.trainer.devices * config.trainer.num_nodes > 1:
+            raise ValueError(
+                f"{pretraining.folder.path} is not there yet, and one process makes it: run this once with "
+                "trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto, or name a model as init_from."
+            )
         if not pretraining.finished:
             print(f"First, once: pretraining without pruning, in {pretraining.folder.path}")
             pretraining.folder.path.mkdir(parents=True, exist_ok=True)
@@ -149,6 +157,13 @@ def _benchmark(arguments: argparse.Namespace) -> int:
     from stts_lightning.benchmark.evaluate import benchmark_model
 
     benchmark_model(config, arguments.model, arguments.percent, arguments.out)
+    return 0
+
+
+def _convert(arguments: argparse.Namespace) -> int:
+    from stts_lightning.convert import convert
+
+    print(convert(arguments.run, arguments.out))
     return 0
 
 

@@ -10,6 +10,7 @@ import shutil
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 import torch
@@ -32,16 +33,18 @@ from stts_lightning.lit.callbacks import (
     Throughput,
     peak_memory_gib,
 )
-from stts_lightning.lit.checkpoints import SealedCheckpoints, newest_sealed
+from stts_lightning.lit.checkpoints import SealedCheckpoints, check_made_by, newest_sealed
 from stts_lightning.lit.guard import StopAtNaN
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.strategy import build_strategy
 from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
+from stts_lightning.lit.weights import SaveModel
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
-from stts_lightning.molmo2.checkpoint import load_pruned, save_pruned
+from stts_lightning.molmo2.checkpoint import load_pruned
 from stts_lightning.molmo2.load import Backbone, load_backbone
+from stts_lightning.processes import is_first
 from stts_lightning.report.mlflow_runs import VARIANT_TAG
-from stts_lightning.runs import Result, RunDir, git_commit, write_progress, write_result
+from stts_lightning.runs import Result, RunDir, git_commit, hashed, write_progress, write_result
 
 
 def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None) -> Result:
@@ -54,7 +57,8 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     """
     run = RunDir(Path(run_dir))
     run.path.mkdir(parents=True, exist_ok=True)
-    write_progress(run.path, "starting")
+    if is_first():
+        write_progress(run.path, "starting")
     look_up(config)  # benchmarks that are not there are better missed now than after the training
     pl.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_num_threads(config.trainer.num_threads)
@@ -76,11 +80,12 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         throughput,
         decisions,
         RunProgress(run.path, phase),
-        SealedCheckpoints(run.checkpoints, config.trainer.checkpoint_every),
+        SaveModel(run.model, tokenizer),
+        SealedCheckpoints(run.checkpoints, config.trainer.checkpoint_every, _made_by(config)),
     ]
 
     logger, run_id = False, None
-    if config.tracking.enabled:
+    if config.tracking.enabled and is_first():
         run_id = start_run(
             config,
             run.path,
@@ -97,7 +102,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         if trainer.is_global_zero:
             asked = evaluate_benchmarks(config, molmo2_answers(module.model, tokenizer, config), run.benchmarks)
             result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
-            _leave(run, result, module, tokenizer, decisions)
+            _leave(run, result, module, decisions)
             write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
     except BaseException:
         if run_id is not None:
@@ -117,12 +122,20 @@ def _fit_and_validate(
     started = time.perf_counter()
     if config.variant == "trained":
         resume = newest_sealed(run.checkpoints)
+        if resume is not None:
+            check_made_by(resume, _made_by(config))
         module.train()  # a model that was loaded is in evaluation mode, and Lightning trains it as it is
         trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     trained = time.perf_counter()
-    write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)
+    if is_first():
+        write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)
     trainer.validate(module, datamodule=data, verbose=False)
     return trained - started, time.perf_counter() - trained
+
+
+def _made_by(config: Config) -> dict[str, Any]:
+    """What a run may not be resumed without: all that its weights depend on, how many processes it has among it."""
+    return {**hashed(config), "processes": config.trainer.devices * config.trainer.num_nodes}
 
 
 def _load(config: Config) -> tuple[STTSModule, PreTrainedTokenizerBase]:
@@ -143,14 +156,10 @@ def _load(config: Config) -> tuple[STTSModule, PreTrainedTokenizerBase]:
     return module, backbone.tokenizer
 
 
-def _leave(
-    run: RunDir, result: Result, module: STTSModule, tokenizer: PreTrainedTokenizerBase, decisions: Decisions
-) -> None:
+def _leave(run: RunDir, result: Result, module: STTSModule, decisions: Decisions) -> None:
     lines = [json.dumps(prediction.row()) for prediction in module.predictions]
     run.predictions.write_text("\n".join(lines) + "\n", encoding="utf-8")
     decisions.save(run.decisions)
-    if module.config.variant == "trained":
-        save_pruned(module.handle, tokenizer, run.model)
     write_result(run.path, result)
 
 

@@ -8,6 +8,7 @@ neighbour.
 from __future__ import annotations
 
 import difflib
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,9 @@ def read_config(path: str | Path) -> Config:
 
 def save_config(config: Config, path: str | Path) -> None:
     """Write every value of ``config`` as YAML, for `read_config`."""
-    Path(path).write_text(OmegaConf.to_yaml(OmegaConf.create(as_dict(config))), encoding="utf-8")
+    aside = Path(f"{path}.{os.getpid()}.part")  # another process of the same run may be reading it
+    aside.write_text(OmegaConf.to_yaml(OmegaConf.create(as_dict(config))), encoding="utf-8")
+    os.replace(aside, path)
 
 
 def as_dict(config: Any) -> dict[str, Any]:

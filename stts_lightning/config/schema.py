@@ -200,5 +200,10 @@ class Config:
 
     def __post_init__(self) -> None:
         one_of("variant", self.variant, VARIANTS)
+        if self.benchmark.names and self.trainer.strategy in ("fsdp2", "zero3"):
+            raise ValueError(
+                f"benchmark.names: the first process asks alone, and with trainer.strategy={self.trainer.strategy} it "
+                "has a part of the weights. Ask the finished model: python -m stts_lightning benchmark."
+            )
         if self.variant != "trained" and self.init_from is None:
             raise ValueError(f"variant={self.variant!r} evaluates a model that is there: give its folder as init_from.")

@@ -214,7 +214,7 @@ class RunProgress(pl.Callback):
         now, step, steps = time.monotonic(), trainer.global_step, trainer.max_steps
         if step <= self._settled_step:
             self._settled_at = now
-        if now - self._written < self.every_s:
+        if now - self._written < self.every_s or not trainer.is_global_zero:
             return
         self._written = now
         counted = step - self._settled_step

@@ -7,8 +7,9 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -25,13 +26,14 @@ class SealedCheckpoints(ModelCheckpoint):
     checkpoint without a seal, and the one before it in peace.
     """
 
-    def __init__(self, folder: Path, every: int) -> None:
+    def __init__(self, folder: Path, every: int, made_by: Mapping[str, Any] | None = None) -> None:
         super().__init__(folder, "{step}", monitor="step", mode="max", save_top_k=2, every_n_train_steps=every)
+        self.made_by = dict(made_by or {})
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
-            seal(Path(filepath))
+            seal(Path(filepath), self.made_by)
         trainer.strategy.barrier()
 
     def _remove_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
@@ -40,12 +42,12 @@ class SealedCheckpoints(ModelCheckpoint):
         super()._remove_checkpoint(trainer, filepath)
 
 
-def seal(checkpoint: Path) -> None:
-    """Write the digests of a checkpoint, a file or a folder, beside it."""
+def seal(checkpoint: Path, made_by: Mapping[str, Any] | None = None) -> None:
+    """Write the digests of a checkpoint, a file or a folder, beside it, and the settings that made it."""
     for path in _files(checkpoint):
         with path.open("rb") as file:
             os.fsync(file.fileno())
-    write_json(_seal_of(checkpoint), _digests(checkpoint))
+    write_json(_seal_of(checkpoint), {"made_by": dict(made_by or {}), "files": _digests(checkpoint)})
 
 
 def newest_sealed(folder: Path, say: Callable[[str], None] = print) -> Path | None:
@@ -60,16 +62,30 @@ def newest_sealed(folder: Path, say: Callable[[str], None] = print) -> Path | No
             return path
         say(f"{path}: {wrong}. It is removed, and the run goes on from the checkpoint before it, if there is one.")
         _seal_of(path).unlink(missing_ok=True)
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
     return None
+
+
+def check_made_by(checkpoint: Path, now: Mapping[str, Any]) -> None:
+    """Raise ValueError where the settings that made ``checkpoint`` are not those of the run ``now``; names each."""
+    then = json.loads(_seal_of(checkpoint).read_text(encoding="utf-8"))["made_by"]
+    same = json.loads(json.dumps(now))
+    changed = [
+        f"{key}: {then.get(key)} != {same.get(key)}" for key in sorted({*then, *same}) if then.get(key) != same.get(key)
+    ]
+    if changed:
+        raise ValueError(
+            f"{checkpoint} was written by another run, which differs in {', '.join(changed)}. Resume it as it was, or "
+            "make a model of it, `python -m stts_lightning convert`, and start a run of its own from that: init_from."
+        )
 
 
 def _what_is_wrong(checkpoint: Path) -> str | None:
     try:
-        sealed = json.loads(_seal_of(checkpoint).read_text(encoding="utf-8"))
+        sealed = json.loads(_seal_of(checkpoint).read_text(encoding="utf-8"))["files"]
     except FileNotFoundError:
         return "it was never finished: the run was stopped while it was written"
-    except ValueError:
+    except (ValueError, KeyError, TypeError):
         return "its seal is damaged"
     found = _digests(checkpoint)
     if sealed == found:

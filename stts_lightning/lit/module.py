@@ -208,7 +208,7 @@ def parameter_groups(module: STTSModule, lr_language: float, lr_vision: float, l
     inner = module.model.model
     vision = {id(p) for part in (inner.vision_tower, inner.multi_modal_projector) for p in part.parameters()}
     members: dict[str, list[Tensor]] = {"language": [], "vision": [], "scorer": []}
-    for parameter in module.model.parameters():
+    for parameter in filter(lambda parameter: parameter.requires_grad, module.model.parameters()):
         name = "scorer" if id(parameter) in scorer else "vision" if id(parameter) in vision else "language"
         members[name].append(parameter)
     rates = {"language": lr_language, "vision": lr_vision, "scorer": lr_scorer}

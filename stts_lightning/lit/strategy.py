@@ -16,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from stts_lightning.config import TrainerConfig
+from stts_lightning.lit.weights import weights_only as only_weights
 
 
 def build_strategy(settings: TrainerConfig) -> str | Strategy:
@@ -84,6 +85,10 @@ class ZeRO(DeepSpeedStrategy):
             deepspeed.init_distributed("gloo", dist_init_required=False)
         else:
             super().setup_distributed()
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        with only_weights():
+            return super().load_checkpoint(checkpoint_path, weights_only)
 
     def init_deepspeed(self) -> None:
         super().init_deepspeed()

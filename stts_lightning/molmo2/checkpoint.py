@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 from transformers import AutoTokenizer, Molmo2ForConditionalGeneration, PreTrainedTokenizerBase
 
 from stts_lightning.config import PruneConfig
@@ -24,16 +26,25 @@ class Pruned(NamedTuple):
     tokenizer: PreTrainedTokenizerBase
 
 
-def save_pruned(handle: PruneHandle, tokenizer: PreTrainedTokenizerBase, folder: str | Path) -> None:
+def save_pruned(
+    handle: PruneHandle,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: str | Path,
+    weights: Mapping[str, Tensor] | None = None,
+) -> None:
     """A stock Molmo2 checkpoint with the scorer and its settings in two files beside it.
 
     Stock transformers loads the folder as the unpruned model; `load_pruned` loads both. The handle stays valid.
+    ``weights`` are those of `handle.model` by name, where the model itself has not all of them.
     """
-    folder = Path(folder)
+    folder, prefix = Path(folder), "model.vision_tower.token_scorer."
+    weights = handle.model.state_dict() if weights is None else weights
+    stock_weights = {name: value for name, value in weights.items() if not name.startswith(prefix)}
+    scorer = {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
     with handle.as_stock() as stock:
-        stock.save_pretrained(folder)
+        stock.save_pretrained(folder, state_dict=stock_weights, max_shard_size="1TB")
     tokenizer.save_pretrained(folder)
-    save_file({name: value.contiguous() for name, value in handle.scorer.state_dict().items()}, folder / SCORER)
+    save_file({name: value.contiguous().clone() for name, value in scorer.items()}, folder / SCORER)  # tied ones too
     (folder / SETTINGS).write_text(json.dumps(asdict(handle.config), indent=2) + "\n", encoding="utf-8")
 
 

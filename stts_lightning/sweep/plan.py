@@ -125,7 +125,9 @@ def pretrain_config(config: Config) -> Config:
         optim=optim,
         video=replace(config.video, fps=VideoConfig.fps, max_frames=VideoConfig.max_frames),  # as the set is labelled
         data=data,
-        trainer=replace(config.trainer, num_threads=pretrain.num_threads),
+        trainer=replace(
+            config.trainer, num_threads=pretrain.num_threads, devices=1, num_nodes=1, strategy="auto", offload=False
+        ),
         benchmark=BenchmarkConfig(),
         pretrain=replace(pretrain, enabled=False, domain=None),  # it is what the others start from
     )

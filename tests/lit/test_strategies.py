@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import cache
 
 import pytest
 import torch
+from mixed_data import write_mixed_data
 from processes import PROCESSES, forkserver, run_together
 from strategy_worker import STEPS, Case, learn, work
-
-from stts_lightning.config import GeneratedConfig, GeneratedImagesConfig
-from stts_lightning.data.generate import generated_set
-from stts_lightning.data.generate_images import generated_images
 
 STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
 FAST = [Case(1, "32-true"), Case(4, "bf16-mixed")]
@@ -33,24 +29,7 @@ def context():
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two questions about each of six clips, some about pictures, and six about nothing."""
-    root = tmp_path_factory.mktemp("data")
-    clips = generated_set(GeneratedConfig(root=str(root), train_videos=6, eval_videos=1)).train
-    pictures = generated_images(GeneratedImagesConfig(train_sets=4, eval_sets=1), str(root)).train
-    lines = []
-    for path in (clips, pictures):
-        asked: Counter[str] = Counter()
-        for row in map(json.loads, path.read_text().splitlines()):
-            asked[str(row.get("video"))] += "video" in row
-            if asked[str(row.get("video"))] > 2:
-                continue
-            where = {"video": str(path.parent / row["video"])} if "video" in row else {}
-            where |= {"images": [str(path.parent / name) for name in row["images"]]} if "images" in row else {}
-            lines.append({**row, **where})
-    for i in range(6):
-        lines.append({"video": None, "question": f"what is {i} + {i}?", "options": [str(2 * i), "none"], "answer": 0})
-    (root / "qa.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    return root / "qa.jsonl"
+    return write_mixed_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +81,7 @@ def errors(ours, theirs, case):
 def compare(both, one, case):
     kinds = set(zip(*(found["kinds"] for found in both), strict=True))
     assert ("images", "images") in kinds and kinds & {("text", "videos"), ("videos", "text")}
-    loss, norm, gradient = (1e-5, 1e-4, 1e-3) if case.precision == "32-true" else (1e-2, 0.1, 0.25)
+    loss, norm, gradient = (2e-5, 1e-4, 1e-3) if case.precision == "32-true" else (1e-2, 0.1, 0.25)
     mean = torch.tensor([found["losses"] for found in both]).mean(0)
     assert len(mean) == (STEPS + case.warmup) * case.accumulate
     torch.testing.assert_close(mean, torch.tensor(one["losses"]), rtol=loss, atol=loss)
