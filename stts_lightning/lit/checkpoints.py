@@ -27,7 +27,16 @@ class SealedCheckpoints(ModelCheckpoint):
     """
 
     def __init__(self, folder: Path, every: int, made_by: Mapping[str, Any] | None = None) -> None:
-        super().__init__(folder, "{step}", monitor="step", mode="max", save_top_k=2, every_n_train_steps=every)
+        # At the end of an epoch too: it would leave the last step to an evaluation, for what it monitors may change.
+        super().__init__(
+            folder,
+            "{step}",
+            monitor="step",
+            mode="max",
+            save_top_k=2,
+            every_n_train_steps=every,
+            save_on_train_epoch_end=True,
+        )
         self.made_by = dict(made_by or {})
 
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:

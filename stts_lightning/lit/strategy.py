@@ -92,11 +92,14 @@ class ZeRO(DeepSpeedStrategy):
 
     def init_deepspeed(self) -> None:
         super().init_deepspeed()
+        module = self.lightning_module
+        assert module is not None
+        for part in module.modules():  # for evaluation all hooks were removed, also those by which transformers listens
+            if hasattr(part, "_output_capturing_hooks_installed"):
+                del part._output_capturing_hooks_installed
         if self.zero_stage_3:
             import deepspeed
 
-            module = self.lightning_module
-            assert module is not None
             # Read without a call of the module that owns it, so nothing else would gather it.
             positions = module.model.model.vision_tower.positional_embedding
             deepspeed.zero.register_external_parameter(module, positions)

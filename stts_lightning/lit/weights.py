@@ -45,7 +45,7 @@ def whole_weights(model: nn.Module, strategy: str) -> Weights | None:
     weights = model.state_dict()
     if strategy.startswith("zero"):
         from deepspeed.utils import safe_get_full_fp32_param
-        from deepspeed.zero import GatheredParameters
+        from deepspeed.runtime.zero import GatheredParameters
 
         for name, parameter in model.named_parameters(remove_duplicate=False):
             with GatheredParameters([parameter]):  # what is frozen has no copy in the optimizer
@@ -92,6 +92,10 @@ def _read(checkpoint: Path, model: nn.Module) -> Weights:
 
         with weights_only():
             weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint, tag="checkpoint")
+            # Of stage 1 it forgets what is frozen, which every process has whole.
+            whole = checkpoint / "checkpoint" / "mp_rank_00_model_states.pt"
+            if whole.is_file():
+                weights = {**torch.load(whole, map_location="cpu")["module"], **weights}
     return {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
 
 

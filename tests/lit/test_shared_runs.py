@@ -41,8 +41,11 @@ def shared(data, folder):
     with forkserver() as context:
 
         @cache
+        def start(strategy):
+            return run_together(context, strategy, folder, work, strategy, data, folder)
+
         def run(strategy):
-            story = run_together(context, strategy, folder, work, strategy, data, folder)
+            story = start(strategy)
             if not (folder / strategy / "result.json").exists():
                 pytest.fail(story)
             return folder / strategy
