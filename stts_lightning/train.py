@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import TQDMProgressBar
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from transformers import PreTrainedTokenizerBase
 
 from stts_lightning.benchmark.evaluate import cells, evaluate_benchmarks, look_up, molmo2_answers, stderrs
@@ -53,6 +55,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     An interrupted run is taken up from its last checkpoint by the same call.
 
     Raises:
+        SystemExit: the process was told to end, by SIGTERM; status 143.
         ValueError: an `inference_only` run of a method with weights that nobody has trained.
     """
     run = RunDir(Path(run_dir))
@@ -104,9 +107,12 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
             result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
             _leave(run, result, module, decisions)
             write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
-    except BaseException:
+    except BaseException as error:
+        told_to_end = isinstance(error, SIGTERMException)
         if run_id is not None:
-            finish_run(run_id, None, run.path, status="FAILED")
+            finish_run(run_id, None, run.path, status="KILLED" if told_to_end else "FAILED")
+        if told_to_end:  # Lightning's own ends the process as if all were done
+            raise SystemExit(128 + signal.SIGTERM) from None
         raise
     if trainer.is_global_zero:
         if run_id is not None:

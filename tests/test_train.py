@@ -7,12 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from databases import empty_database
+from mlflow import MlflowClient
 from safetensors.torch import load_file
 
 from stts_lightning.config import load_config
@@ -25,10 +27,19 @@ SMALL = [
     "trainer.progress=false", "pretrain.enabled=false", "trainer.checkpoint_every=3", "data.frame_cache_dir=null",
     "optim.steps=10",
 ]  # fmt: skip
+# `random` draws its masks from the global generator; two micro-batches a step, each of a packed sequence; every step
+# is logged.
+INTERRUPTIBLE = [
+    "method=random", "optim.batch_size=1", "optim.accumulate=2", "data.packing.enabled=true", "data.packing.buffer=5",
+    "data.packing.max_tokens=1100", "data.packing.max_frames=20", "trainer.log_every=1", "tracking.enabled=true",
+]  # fmt: skip
 
 
-def start(root: Path, run_dir: Path, *overrides: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "stts_lightning", "train", "--run-dir", str(run_dir)]
+def start(root: Path, run_dir: Path, *overrides: str, interrupt: tuple[str, int] | None = None) -> Any:
+    program = ["-m", "stts_lightning"]
+    if interrupt is not None:
+        program = [str(Path(__file__).with_name("interrupted.py")), interrupt[0], str(interrupt[1])]
+    command = [sys.executable, *program, "train", "--run-dir", str(run_dir)]
     if not (run_dir / "config.yaml").exists():
         command += [*SMALL, f"data.generated.root={root / 'set'}", *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -85,24 +96,43 @@ def test_a_model_that_was_loaded_is_trained_in_training_mode(
     assert modes == {True} and len(set(masks)) == 3
 
 
-def test_killed_run_is_taken_up_and_ends_as_if_nothing_had_been(root: Path, whole: Path) -> None:
-    run_dir = root / "killed"
-    process = start(root, run_dir, "method=random")
-    deadline = time.monotonic() + 120
-    while not list((run_dir / "checkpoints").glob("*.sha256")):
-        assert process.poll() is None and time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.01)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert not (run_dir / "result.json").exists()
+def losses(run_dir: Path, client: MlflowClient) -> dict[int, float]:
+    """What MLflow has by step; steps that ran twice have to have said the same twice."""
+    run_id = (run_dir / "mlflow_run_id").read_text()
+    found: dict[int, float] = {}
+    for metric in client.get_metric_history(run_id, "train/task_loss"):
+        assert found.setdefault(metric.step, metric.value) == metric.value, f"step {metric.step}"
+    return found
 
+
+def test_interrupted_run_is_taken_up_and_ends_as_if_nothing_had_been(root: Path, whole: Path) -> None:
+    """Killed in the middle of a step; a checkpoint torn; told to end between the micro-batches of another step."""
+    tracking = f"tracking.uri={empty_database(root / 'mlflow.db')}"
+    run_dir = root / "interrupted"
+    finish(start(root, root / "uninterrupted", *INTERRUPTIBLE, tracking))
+
+    killed = start(root, run_dir, *INTERRUPTIBLE, tracking, interrupt=("KILL", 8))
+    killed.communicate(timeout=180)
+    assert killed.returncode == -signal.SIGKILL and not (run_dir / "result.json").exists()
     (run_dir / "checkpoints/step=9.ckpt").write_bytes(b"PK half of a checkpoint")  # as if it was killed in there
-    said = finish(start(root, run_dir))
+
+    ended = start(root, run_dir, interrupt=("TERM", 14))
+    said, _ = ended.communicate(timeout=180)
+    assert ended.returncode == 143 and not (run_dir / "result.json").exists()
     assert "step=9.ckpt: it was never finished" in said and "Restored all states from the checkpoint at" in said
-    expected, resumed = (load_file(folder / "model/model.safetensors") for folder in (whole, run_dir))
+    assert sorted(path.name for path in run_dir.glob("checkpoints/*.ckpt")) == ["step=3.ckpt", "step=6.ckpt"]
+
+    finish(start(root, run_dir))
+    folders = root / "uninterrupted", run_dir
+    expected, resumed = (load_file(folder / "model/model.safetensors") for folder in folders)
     assert all(np.array_equal(expected[name], resumed[name]) for name in expected)
-    scores = [json.loads((folder / "result.json").read_text())["accuracy"] for folder in (whole, run_dir)]
-    assert scores[0] == scores[1]
+    predictions = [(folder / "predictions.jsonl").read_text() for folder in folders]
+    assert predictions[0] == predictions[1]
+    client = MlflowClient(tracking.removeprefix("tracking.uri="))
+    curves = [losses(folder, client) for folder in folders]
+    assert curves[0] == curves[1] and len(curves[0]) == 10
+    experiment = client.get_experiment_by_name("stts-lightning")
+    assert len(client.search_runs([experiment.experiment_id])) == 2  # a run each, however often it was taken up
 
 
 def test_saved_model_evaluates_alike_and_at_another_percentage(root: Path, whole: Path) -> None:

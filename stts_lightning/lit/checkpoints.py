@@ -39,6 +39,12 @@ class SealedCheckpoints(ModelCheckpoint):
         )
         self.made_by = dict(made_by or {})
 
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        # Between the micro-batches of a step there is nothing to save: their gradients would be lost. A run that has
+        # been taken up would, for its callback has forgotten that this step is saved.
+        if (batch_idx + 1) % trainer.accumulate_grad_batches == 0:
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+
     def _save_checkpoint(self, trainer: pl.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         if trainer.is_global_zero:

@@ -44,8 +44,8 @@ def whole_weights(model: nn.Module, strategy: str) -> Weights | None:
         return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
     weights = model.state_dict()
     if strategy.startswith("zero"):
-        from deepspeed.utils import safe_get_full_fp32_param
         from deepspeed.runtime.zero import GatheredParameters
+        from deepspeed.utils import safe_get_full_fp32_param
 
         for name, parameter in model.named_parameters(remove_duplicate=False):
             with GatheredParameters([parameter]):  # what is frozen has no copy in the optimizer

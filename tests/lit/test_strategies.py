@@ -1,4 +1,4 @@
-"""However it is shared out, a training learns what one process learns: on real clips, with texts and images mixed in."""
+"""However it is shared out, a training learns what one process learns: real clips, with texts and images mixed in."""
 
 from __future__ import annotations
 
