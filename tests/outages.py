@@ -6,7 +6,6 @@ import ctypes
 import functools
 import inspect
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -15,17 +14,29 @@ import traceback
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-# MLflow's own application with its own database and artifacts, without the job runner that `mlflow server` adds.
+# MLflow's own application on a database and a folder of artifacts, without the job runner that `mlflow server` adds.
+# Importing it takes seconds: a parent does that once, and each start is a fork of it.
 SERVE = """
-import sys
+import os, signal, sys
 from werkzeug.serving import run_simple
 from mlflow.server import app
-run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True)
+served = None
+for command in sys.stdin:
+    if command == "start\\n":
+        served = os.fork()
+        if served == 0:
+            run_simple("127.0.0.1", int(sys.argv[1]), app, threaded=True)
+    elif served is not None:
+        os.kill(served, signal.SIGKILL)
+        os.waitpid(served, 0)
+        served = None
+    print("done", flush=True)
 """
 HOLD = """
 import sqlite3, sys
@@ -49,32 +60,39 @@ class Server:
     def __init__(self, database: str, folder: Path) -> None:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri, self._log = f"http://127.0.0.1:{self.port}", folder / "server.txt"
-        self._environment = {
+            port = free.getsockname()[1]
+        self.uri, self._log = f"http://127.0.0.1:{port}", (folder / "server.txt").open("wb")
+        environment = {
             **os.environ,
             "_MLFLOW_SERVER_FILE_STORE": database,
             "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
             "_MLFLOW_SERVER_ARTIFACT_DESTINATION": str(folder / "artifacts"),
             "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._parent = subprocess.Popen(
+            [sys.executable, "-c", SERVE, str(port)],
+            env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True,
+        )  # fmt: skip
 
     def start(self) -> None:
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", SERVE, str(self.port)], env=self._environment, stdout=log, stderr=log
-            )
+        self._tell("start")
         wait_until(self._answers)
 
     def kill(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGKILL)
-            self._process.wait()
-            self._process = None
+        self._tell("kill")
+
+    def close(self) -> None:
+        self.kill()
+        self._parent.communicate(timeout=30)
+        self._log.close()
+
+    def _tell(self, command: str) -> None:
+        assert self._parent.stdin is not None and self._parent.stdout is not None
+        self._parent.stdin.write(command + "\n")
+        self._parent.stdin.flush()
+        assert self._parent.stdout.readline() == "done\n", Path(self._log.name).read_text()
 
     def _answers(self) -> bool:
-        assert self._process is not None and self._process.poll() is None, self._log.read_text()
         with suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=5) as answer:
             return bool(answer.status == 200)
         return False
@@ -99,18 +117,25 @@ class Holder:
             self._process = None
 
 
+@dataclass
+class Patience:
+    milliseconds: int
+
+
 @contextmanager
-def waits_at_most(milliseconds: int) -> Iterator[None]:
-    """Let MLflow wait less than its 20 s for a database that somebody holds."""
+def patience(milliseconds: int) -> Iterator[Patience]:
+    """Let MLflow wait less than its 20 s for a database that somebody holds; the wait may be changed meanwhile."""
     from sqlalchemy import event
     from sqlalchemy.engine import Engine
 
+    patience = Patience(milliseconds)
+
     def shorten(connection, cursor, statement, parameters, context, many):
-        return statement.replace("busy_timeout = 20000", f"busy_timeout = {milliseconds}"), parameters
+        return statement.replace("busy_timeout = 20000", f"busy_timeout = {patience.milliseconds}"), parameters
 
     event.listen(Engine, "before_cursor_execute", shorten, retval=True)
     try:
-        yield
+        yield patience
     finally:
         event.remove(Engine, "before_cursor_execute", shorten)
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 from databases import empty_database
-from outages import Holder, Server, fill, on_a_small_disk, wait_until, waits_at_most
+from mlflow.exceptions import MlflowException
+from outages import Holder, Patience, Server, fill, on_a_small_disk, patience, wait_until
 
 from stts_lightning import cli
 from stts_lightning.config import Config, TrackingConfig, save_config
@@ -19,26 +20,26 @@ from stts_lightning.lit import tracking as tracking_module
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.tracking import RunLogger, open_logger
 from stts_lightning.report.client import MlflowAway, tracking_client
-from stts_lightning.report.mlflow_runs import put_off_run
-from stts_lightning.runs import Result
+from stts_lightning.report.mlflow_runs import find_run, put_off_run, start_run
+from stts_lightning.runs import Result, write_result
 
 RESULT = Result("stts", 50.0, 0, 0.8, 0.02, 64.0, 12.5, None, 0.9, 60.0, 10.0, 40)
 SMALL = [
     "data.generated.train_videos=8", "data.generated.eval_videos=2", "prune.percent=50", "method=stts",
     "optim.batch_size=2", "optim.warmup_steps=2", "aux.scorer_warmup_steps=2", "trainer.accelerator=cpu",
     "trainer.progress=false", "pretrain.enabled=false", "trainer.checkpoint_every=3", "trainer.log_every=1",
-    "data.frame_cache_dir=null", "optim.steps=10",
+    "optim.steps=10",
 ]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
-def try_at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def short(monkeypatch: pytest.MonkeyPatch) -> Iterator[Patience]:
     """Each flush tries to send; a call to what is away fails soon."""
     monkeypatch.setattr(tracking_module, "FIRST_PAUSE_SECONDS", 0.001)
     monkeypatch.setattr(tracking_module, "LONGEST_PAUSE_SECONDS", 0.001)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    with waits_at_most(200):
-        yield
+    with patience(200) as short:
+        yield short
 
 
 @pytest.fixture
@@ -110,18 +111,63 @@ def test_a_held_database_holds_nothing_up_and_gets_what_was_logged_meanwhile(
     assert tracking_client(config.tracking).get_run(run_id).info.status == "FINISHED"
 
 
-@pytest.mark.slow
-def test_a_database_that_is_held_for_longer_than_mlflow_waits(
-    config: Config, tmp_path: Path, holder: Holder, caplog: pytest.LogCaptureFixture
+def test_nothing_waits_for_a_call_that_waits(
+    config: Config, tmp_path: Path, holder: Holder, short: Patience, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = open_mine(config, tmp_path / "run")
-    with waits_at_most(20_000):
-        holder.hold()
-        log_steps(logger, *range(10))
-        wait_until(lambda: "What is logged waits in" in caplog.text)
-        holder.let_go()
-        logger.close(RESULT, "FINISHED")
+    holder.hold()
+    short.milliseconds = 20_000  # MLflow's own
+    log_steps(logger, *range(10))
+    logger.after_save_checkpoint(None)
+    assert len(pending(tmp_path / "run").read_text().splitlines()) == 2 * 10
+    assert not caplog.records  # the first call has not even failed yet
+    holder.let_go()
+    logger.close(None, "FINISHED")
     assert_arrived(config, tmp_path / "run", 10)
+    assert not caplog.records
+
+
+@pytest.mark.slow
+def test_a_database_that_is_held_for_longer_than_mlflow_waits(
+    config: Config, tmp_path: Path, holder: Holder, short: Patience, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = open_mine(config, tmp_path / "run")
+    short.milliseconds = 20_000
+    holder.hold()
+    log_steps(logger, *range(10))
+    wait_until(lambda: "What is logged waits in" in caplog.text)
+    holder.let_go()
+    logger.close(RESULT, "FINISHED")
+    assert_arrived(config, tmp_path / "run", 10)
+
+
+def test_a_run_is_not_taken_for_deleted_while_its_database_is_held(
+    config: Config, tmp_path: Path, holder: Holder
+) -> None:
+    run_id, client = start_run(config, tmp_path / "run", name="mine"), tracking_client(config.tracking)
+    holder.hold()
+    with pytest.raises(MlflowException, match="database is locked"):
+        find_run(client, tmp_path / "run")
+    holder.let_go()
+    assert find_run(client, tmp_path / "run") == run_id
+
+
+def test_the_end_waits_longer_than_a_call_without_an_answer_unless_the_user_has_set_that(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = "MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_HTTP_REQUEST_BACKOFF_JITTER"
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    tracking_client(TrackingConfig(uri="http://127.0.0.1:9"))
+    seconds, retries = (int(os.environ[name]) for name in names[:2])
+    pauses = sum(2 * 2**i for i in range(1, retries))  # none before the first one; MLflow's factor is 2
+    assert seconds > 20  # or a server's wait for its database would be repeated while it still waits
+    assert seconds * (retries + 1) + pauses < tracking_module.LAST_CALL_SECONDS
+    assert float(os.environ[names[2]]) == 0  # jitter draws from the generator that a seed has set
+
+    monkeypatch.setenv(names[0], "7")
+    tracking_client(TrackingConfig(uri="http://127.0.0.1:9"))
+    assert os.environ[names[0]] == "7"
 
 
 @on_a_small_disk(megabytes=8)
@@ -207,6 +253,37 @@ def test_a_run_that_was_put_off_begins_and_is_opened_as_it_was_announced(
     assert {path.name for path in run_dir.iterdir()} == {"config.yaml", "mlflow_run_id"}
 
 
+def test_a_run_that_ends_without_mlflow_says_what_is_missing_and_the_same_command_sends_it(
+    config: Config,
+    tmp_path: Path,
+    holder: Holder,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run_dir = tmp_path / "run"
+    logger = open_mine(config, run_dir)
+    log_steps(logger, 0, 1, 2)
+    holder.hold()
+    log_steps(logger, 3, 4, 5, 6)
+    write_result(run_dir, RESULT)
+    logger.close(RESULT, "FINISHED")
+    left = len(pending(run_dir).read_text().splitlines())
+    assert left >= 2 * 4 and f"{left} values that MLflow does not have are in {pending(run_dir)}" in caplog.text
+
+    command = ["train", "--run-dir", str(run_dir)]
+    assert cli.main(command) == 2  # still away
+    assert "database is locked" in capsys.readouterr().err
+    holder.let_go()
+    assert cli.main(command) == 0
+    assert "It is not trained again" in capsys.readouterr().out
+
+    client, run_id = tracking_client(config.tracking), assert_arrived(config, run_dir, 7)
+    assert client.get_run(run_id).info.status == "FINISHED"
+    assert client.get_run(run_id).data.metrics["eval/accuracy"] == 0.8
+    assert "result.json" in {artifact.path for artifact in client.list_artifacts(run_id)}
+    assert not pending(run_dir).exists()
+
+
 def test_a_run_that_is_closed_twice_has_each_result_once(config: Config, tmp_path: Path, holder: Holder) -> None:
     """As after a server that went away between the first and the last of the calls that close a run."""
     run_dir = tmp_path / "run"
@@ -221,7 +298,12 @@ def test_a_run_that_is_closed_twice_has_each_result_once(config: Config, tmp_pat
 
 
 def train(run_dir: Path, root: Path, uri: str, *more: str) -> int:
-    own = [f"tracking.uri={uri}", f"tracking.artifacts={root / 'artifacts'}", f"data.generated.root={root / 'set'}"]
+    own = [
+        f"tracking.uri={uri}",
+        f"tracking.artifacts={root / 'artifacts'}",
+        f"data.generated.root={root / 'set'}",
+        f"data.frame_cache_dir={root / 'frames'}",
+    ]
     return cli.main(["train", "--run-dir", str(run_dir), *SMALL, *own, *more])
 
 
@@ -290,10 +372,11 @@ def test_a_training_whose_server_is_killed_and_comes_back_has_logged_the_same(
         )
         assert {"result.json", "predictions.jsonl"} <= {artifact.path for artifact in artifacts}
     finally:
-        server.kill()
+        server.close()
     assert not pending(run_dir).exists()
 
 
+@pytest.mark.slow
 def test_a_training_whose_mlflow_stays_away_finishes_and_the_same_command_sends_it(
     root: Path,
     undisturbed: Any,
