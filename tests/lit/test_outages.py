@@ -102,8 +102,8 @@ def test_a_held_database_holds_nothing_up_and_gets_what_was_logged_meanwhile(
     assert len(pending(run_dir).read_text().splitlines()) == 2 * 45
     log_steps(logger, *range(50, 60))
     holder.let_go()
-    wait_until(lambda: logger.flush() or not pending(run_dir).exists())
-    assert "MLflow is back" in caplog.text
+    wait_until(lambda: logger.flush() or "MLflow is back" in caplog.text)
+    assert not pending(run_dir).exists()
     assert caplog.text.count("What is logged waits in") == 1
 
     logger.close(RESULT, "FINISHED")
