@@ -37,6 +37,8 @@ for command in sys.stdin:
         os.waitpid(served, 0)
         served = None
     print("done", flush=True)
+if served is not None:  # the test's own process was killed
+    os.kill(served, signal.SIGKILL)
 """
 HOLD = """
 import sqlite3, sys
