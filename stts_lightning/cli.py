@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from stts_lightning.report.client import told_if_away
+    from stts_lightning.report.mlflow_runs import tell_the_rest
     from stts_lightning.runs import RunDir, differences
     from stts_lightning.sweep.plan import pretrain_job
     from stts_lightning.sweep.run import Run
@@ -116,6 +118,11 @@ def _train(arguments: argparse.Namespace) -> int:
     config = config or load_config()
     run.path.mkdir(parents=True, exist_ok=True)
     save_config(config, run.config)
+    result = tell_the_rest(config, run.path) if config.tracking.enabled else None
+    if result is not None:
+        print(f"{run.path} has finished; MLflow, which was away at its end, has it now. It is not trained again.")
+        print(describe(result))
+        return 0
 
     pretraining = pretrain_job(config)
     if pretraining is not None:
@@ -129,6 +136,9 @@ def _train(arguments: argparse.Namespace) -> int:
             pretraining.folder.path.mkdir(parents=True, exist_ok=True)
             save_config(pretraining.config, pretraining.folder.config)
             train(pretraining.config, pretraining.folder.path)
+        elif config.tracking.enabled:
+            with told_if_away(config.tracking, f"The pretraining is in {pretraining.folder.path}."):
+                tell_the_rest(pretraining.config, pretraining.folder.path)
         config = replace(config, init_from=str(pretraining.folder.model))
     print(describe(train(config, run.path, arguments.parent)))
     return 0

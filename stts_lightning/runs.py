@@ -58,6 +58,8 @@ class RunDir:
     model = property(lambda self: self.path / "model")
     benchmarks = property(lambda self: self.path / "benchmarks")
     mlflow_run_id = property(lambda self: self.path / "mlflow_run_id")
+    mlflow_opening = property(lambda self: self.path / "mlflow_opening.json")  # of a run that MLflow does not have yet
+    mlflow_pending = property(lambda self: self.path / "mlflow_pending.jsonl")  # what it was not told yet
 
     @property
     def finished(self) -> bool:

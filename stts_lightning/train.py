@@ -39,7 +39,7 @@ from stts_lightning.lit.checkpoints import SealedCheckpoints, check_made_by, new
 from stts_lightning.lit.guard import StopAtNaN
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.strategy import build_strategy
-from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
+from stts_lightning.lit.tracking import RunLogger, open_logger
 from stts_lightning.lit.weights import SaveModel
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
 from stts_lightning.molmo2.checkpoint import load_pruned
@@ -56,7 +56,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
 
     Raises:
         SystemExit: the process was told to end, by SIGTERM; status 143.
-        ValueError: an `inference_only` run of a method with weights that nobody has trained.
+        ValueError: an `inference_only` run of a method with weights that nobody has trained, or `open_logger`'s.
     """
     run = RunDir(Path(run_dir))
     run.path.mkdir(parents=True, exist_ok=True)
@@ -87,16 +87,15 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         SealedCheckpoints(run.checkpoints, config.trainer.checkpoint_every, _made_by(config)),
     ]
 
-    logger, run_id = False, None
+    logger = None
     if config.tracking.enabled and is_first():
-        run_id = start_run(
+        logger = open_logger(
             config,
             run.path,
             name=run.path.name,
             parent_run_id=parent_run_id,
             tags={"phase": phase, VARIANT_TAG: config.variant},
         )
-        logger = mlflow_logger(config, run_id)
     trainer = build_trainer(config, module, callbacks, logger)
 
     try:
@@ -109,14 +108,14 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
             write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
     except BaseException as error:
         told_to_end = isinstance(error, SIGTERMException)
-        if run_id is not None:
-            finish_run(run_id, None, run.path, status="KILLED" if told_to_end else "FAILED")
+        if logger is not None:
+            logger.close(None, "KILLED" if told_to_end else "FAILED")
         if told_to_end:  # Lightning's own ends the process as if all were done
             raise SystemExit(128 + signal.SIGTERM) from None
         raise
     if trainer.is_global_zero:
-        if run_id is not None:
-            finish_run(run_id, result, run.path, status="FINISHED")
+        if logger is not None:
+            logger.close(result, "FINISHED")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ holds what a finished run leaves
     return result
 
@@ -204,7 +203,9 @@ def _result(
     )
 
 
-def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callback], logger: object) -> pl.Trainer:
+def build_trainer(
+    config: Config, module: STTSModule, callbacks: list[pl.Callback], logger: RunLogger | None
+) -> pl.Trainer:
     settings = config.trainer
     if settings.progress:  # a bar that moves at every step would wait for every step
         callbacks = [*callbacks, TQDMProgressBar(refresh_rate=settings.log_every)]
@@ -226,7 +227,7 @@ def build_trainer(config: Config, module: STTSModule, callbacks: list[pl.Callbac
         enable_model_summary=False,
         use_distributed_sampler=False,  # StepSampler shares the data out itself
         callbacks=callbacks,
-        logger=logger,
+        logger=logger or False,
     )
 
 

@@ -16,6 +16,7 @@ from stts_lightning.config import Config, PruneConfig, save_config
 from stts_lightning.hosts.answer import Host, HostAnswerer, build_answerer, load_host_model
 from stts_lightning.hosts.declare import load_host
 from stts_lightning.report import mlflow_runs
+from stts_lightning.report.client import told_if_away, tracking_client
 from stts_lightning.runs import RunDir
 
 
@@ -55,9 +56,11 @@ def benchmark_host(config: Config, name: str, out: Path | None = None) -> Result
     if config.tracking.enabled:
         run.mlflow_run_id.unlink(missing_ok=True)  # an earlier evaluation stays as it is
         tags = {mlflow_runs.KIND_TAG: "host", mlflow_runs.HOST_TAG: spec.name}
-        run_id = mlflow_runs.start_run(config, run.path, name=spec.name, tags=tags)
-        client = mlflow_runs.tracking_client(config.tracking)
-        mlflow_runs.log_metrics(client, run_id, mlflow_runs.benchmark_metrics(cells(results), stderrs(results)), step=0)
-        mlflow_runs.log_files(client, run_id, [declaration])
-        mlflow_runs.finish_run(run_id, None, run.path)
+        values = mlflow_runs.benchmark_metrics(cells(results), stderrs(results))
+        with told_if_away(config.tracking, f"The answers are in {run.path}; the same command logs them."):
+            run_id = mlflow_runs.start_run(config, run.path, name=spec.name, tags=tags)
+            client = tracking_client(config.tracking)
+            mlflow_runs.log_metrics(client, run_id, values, step=0)
+            mlflow_runs.log_files(client, run_id, [declaration])
+            mlflow_runs.finish_run(run_id, None, run.path)
     return results

@@ -9,6 +9,7 @@ from typing import Any
 from stts_lightning.config import Config
 from stts_lightning.experiment.models import Left, models_left
 from stts_lightning.report import mlflow_runs
+from stts_lightning.report.client import told_if_away, tracking_client
 from stts_lightning.runs import write_json
 
 
@@ -64,14 +65,14 @@ def _told(summary: dict[str, Any]) -> str:
 def _log(left: Left, name: str, summary: dict[str, Any], predictions: Path) -> None:
     if not left.config.tracking.enabled:
         return
-    client = mlflow_runs.tracking_client(left.config.tracking)
-    run_id = mlflow_runs.find_run(client, left.out / "entries" / name)
-    run_id = run_id or mlflow_runs.find_run(client, left.folder / name)
-    if run_id is None:
-        return
     values = {f"eval/benchmark/{kind}": value for kind, value in summary["accuracy"].items()}
     errors = summary["accuracy_stderr"].items()
     values |= {f"eval/benchmark_stderr/{kind}": value for kind, value in errors if value is not None}
     values |= {f"images/{key}": summary[key] for key in ("num_questions", "stock_same_logits", "stock_same_tokens")}
-    mlflow_runs.log_metrics(client, run_id, values, step=0)
-    mlflow_runs.log_files(client, run_id, [predictions])
+    with told_if_away(left.config.tracking, f"It is all in {left.out}; the same command asks again and logs it."):
+        client = tracking_client(left.config.tracking)
+        run_id = mlflow_runs.find_run(client, left.out / "entries" / name)
+        run_id = run_id or mlflow_runs.find_run(client, left.folder / name)
+        if run_id is not None:
+            mlflow_runs.log_metrics(client, run_id, values, step=0)
+            mlflow_runs.log_files(client, run_id, [predictions])

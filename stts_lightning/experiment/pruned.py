@@ -15,6 +15,7 @@ from stts_lightning.experiment.models import models_left
 from stts_lightning.molmo2.checkpoint import Pruned, load_pruned
 from stts_lightning.molmo2.load import tiny_tokenizer
 from stts_lightning.report import mlflow_runs
+from stts_lightning.report.client import told_if_away, tracking_client
 from stts_lightning.report.figures import contact_sheet
 from stts_lightning.report.film import side_by_side
 from stts_lightning.video import Clip, ClipReader
@@ -51,10 +52,11 @@ def show_pruned(config: Config) -> int:
             name = re.sub(r"[^\w.]+", "_", source.path.stem)
             files += _picture(folder / f"{number:02d}-{name}", source, shown, keeps)
     if config.tracking.enabled:
-        client = mlflow_runs.tracking_client(config.tracking)
-        run_id = mlflow_runs.find_run(client, left.out)
-        if run_id is not None:
-            mlflow_runs.log_files(client, run_id, files)
+        with told_if_away(config.tracking, f"The files are in {folder}; the same command logs them."):
+            client = tracking_client(config.tracking)
+            run_id = mlflow_runs.find_run(client, left.out)
+            if run_id is not None:
+                mlflow_runs.log_files(client, run_id, files)
     print("Written: " + ", ".join(map(str, files)))
     return 0
 

@@ -8,6 +8,7 @@ from stts_lightning.bench.main import bench
 from stts_lightning.bench.write import page
 from stts_lightning.config import Config, save_config
 from stts_lightning.report import mlflow_runs
+from stts_lightning.report.client import told_if_away, tracking_client
 from stts_lightning.runs import RunDir
 
 
@@ -28,10 +29,11 @@ def measure(config: Config) -> int:
     if config.tracking.enabled:
         RunDir(folder).mlflow_run_id.unlink(missing_ok=True)  # an earlier measurement stays as it is
         tags = {mlflow_runs.KIND_TAG: "bench", mlflow_runs.QUICK_TAG: str(config.sweep.quick)}
-        run_id = mlflow_runs.start_run(config, folder, name=experiment.name, tags=tags)
-        client = mlflow_runs.tracking_client(config.tracking)
-        mlflow_runs.log_files(client, run_id, (folder / name for name in ("bench.json", "bench.md", "bench.png")))
-        mlflow_runs.finish_run(run_id, None, folder)
+        with told_if_away(config.tracking, f"The numbers are in {folder}; MLflow has them after another call alone."):
+            run_id = mlflow_runs.start_run(config, folder, name=experiment.name, tags=tags)
+            client = tracking_client(config.tracking)
+            mlflow_runs.log_files(client, run_id, (folder / name for name in ("bench.json", "bench.md", "bench.png")))
+            mlflow_runs.finish_run(run_id, None, folder)
     print(page(results))
     print(f"in {folder}/: bench.json, bench.md, bench.png")
     return 0

@@ -6,20 +6,21 @@ and nothing is written to the working directory. MLflow is imported when it is f
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
-import logging
+import json
 import os
 import platform
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stts_lightning.config import Config, TrackingConfig, flatten, read_config
-from stts_lightning.runs import Result, RunDir, git_commit
+from stts_lightning.report.client import answering, tracking_client
+from stts_lightning.report.journal import POINTS_A_CALL, Journal, Point
+from stts_lightning.runs import Result, RunDir, git_commit, read_result, write_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -33,33 +34,6 @@ VARIANT_TAG = "stts.variant"  # as in Config
 BENCHMARK = "eval/benchmark/"  # before a benchmark's name
 BENCHMARK_ERROR = "eval/benchmark_stderr/"
 PARAMS_A_CALL = 100  # MLflow's limit
-METRICS_A_CALL = 1000  # MLflow's limit
-
-
-def tracking_uri(tracking: TrackingConfig) -> str:
-    """The database's address; a relative SQLite path is made absolute and its folder created."""
-    path = _sqlite_path(tracking.uri)
-    if path is None:
-        return tracking.uri
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return f"sqlite:///{path}"
-
-
-def tracking_client(tracking: TrackingConfig) -> MlflowClient:
-    """A client on the database, which is made if there is none (about 3 s on an SSD, once).
-
-    Processes may call this at once on a fresh database. A lock of our own sees to that: with MLflow's
-    alone, two of them run the same migrations and one dies of it. Later writes wait for each other in SQLite.
-    """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # no calls home
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("GIT_PYTHON_REFRESH", "quiet")  # it warns where git is not installed
-    for name in ("alembic", "mlflow.store.db.utils"):  # a line for each migration of a new database
-        logging.getLogger(name).setLevel(logging.WARNING)
-    from mlflow import MlflowClient
-
-    with _one_at_a_time(_sqlite_path(tracking.uri)):
-        return MlflowClient(tracking_uri(tracking))
 
 
 def start_run(
@@ -81,22 +55,43 @@ def start_run(
 
     Returns:
         the run id.
+
+    Raises:
+        MlflowAway: MLflow is not there, or full, or locked.
     """
+    with answering(config.tracking):
+        return _start_run(config, RunDir(Path(run_dir)), name, parent_run_id, tags or {})
+
+
+def put_off_run(run_dir: str | Path, *, name: str, parent_run_id: str | None, tags: Mapping[str, str]) -> None:
+    """Leave it to the next `start_run` on the folder, of whatever process, to open the run under this name and parent
+    and with these tags; and let a training begin there though MLflow is away."""
+    path = RunDir(Path(run_dir)).mlflow_opening
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"name": name, "tags": _with_parent(tags, parent_run_id)})
+
+
+def _start_run(config: Config, folder: RunDir, name: str, parent_run_id: str | None, tags: Mapping[str, str]) -> str:
     client = tracking_client(config.tracking)
+    put_off = json.loads(folder.mlflow_opening.read_text("utf-8")) if folder.mlflow_opening.is_file() else {}
     all_tags = {f"env.{key}": value for key, value in environment().items()}
-    all_tags |= {"mlflow.source.git.commit": git_commit(), EXPERIMENT_TAG: config.experiment.name, **(tags or {})}
-    if parent_run_id is not None:
-        all_tags[PARENT_TAG] = parent_run_id
-    run_id = find_run(client, run_dir)
+    all_tags |= {"mlflow.source.git.commit": git_commit(), EXPERIMENT_TAG: config.experiment.name}
+    all_tags |= {**put_off.get("tags", {}), **_with_parent(tags, parent_run_id)}
+    run_id = find_run(client, folder.path)
     if run_id is None:
         experiment = _experiment(client, config.tracking)
-        run_id = client.create_run(experiment, run_name=name, tags=all_tags).info.run_id
-        _remember(run_dir, run_id)
+        run_id = client.create_run(experiment, run_name=put_off.get("name", name), tags=all_tags).info.run_id
+        _remember(folder.path, run_id)
     else:
         client.update_run(run_id, status="RUNNING")
         _log_tags(client, run_id, all_tags)
     _log_missing_params(client, run_id, flatten(config))
+    folder.mlflow_opening.unlink(missing_ok=True)
     return run_id
+
+
+def _with_parent(tags: Mapping[str, str], parent_run_id: str | None) -> dict[str, str]:
+    return {**tags} if parent_run_id is None else {**tags, PARENT_TAG: parent_run_id}
 
 
 def find_run(client: MlflowClient, run_dir: str | Path) -> str | None:
@@ -106,23 +101,58 @@ def find_run(client: MlflowClient, run_dir: str | Path) -> str | None:
     try:
         run_id = RunDir(Path(run_dir)).mlflow_run_id.read_text(encoding="utf-8").strip()
         run = client.get_run(run_id)
-    except (FileNotFoundError, MlflowException):
+    except FileNotFoundError:
         return None
+    except MlflowException as error:  # a database that is away may have it all the same
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
     return run_id if run.info.lifecycle_stage == "active" else None
 
 
 def finish_run(run_id: str, result: Result | None, run_dir: str | Path, status: str = "FINISHED") -> None:
-    """Log what a run came to, with its files, and close it.
+    """Log what a run came to, with its files and what is left of its journal, and close it.
+
+    It may be called again after it has failed: nothing is logged twice.
 
     Args:
         result: None for a run that failed.
         run_dir: its config.yaml says where the database is.
         status: MLflow's FINISHED, FAILED or KILLED.
+
+    Raises:
+        MlflowAway: MLflow is not there, or full, or locked. The folder's `mlflow_pending.jsonl` stays.
     """
     folder = RunDir(Path(run_dir))
-    client = tracking_client(read_config(folder.config).tracking)
+    tracking = read_config(folder.config).tracking
+    journal = Journal(folder.mlflow_pending)
+    journal.mark()
+    with answering(tracking):
+        client = tracking_client(tracking)
+        journal.send(partial(log_points, client, run_id))
+        _finish_run(client, run_id, result, folder, status)
+    journal.clear()
+
+
+def tell_the_rest(config: Config, run_dir: str | Path) -> Result | None:
+    """Tell MLflow of a finished run what it could not be told when the run ended; None if there is no such thing.
+
+    Raises:
+        MlflowAway: MLflow is still away.
+    """
+    folder = RunDir(Path(run_dir))
+    result = read_result(folder.path) if folder.mlflow_pending.is_file() else None
     if result is not None:
-        log_metrics(client, run_id, result_metrics(result), step=0)
+        finish_run(start_run(config, folder.path, name=folder.path.name), result, folder.path)
+    return result
+
+
+def _finish_run(client: MlflowClient, run_id: str, result: Result | None, folder: RunDir, status: str) -> None:
+    ended_ms = int(time.time() * 1000)
+    if result is not None:
+        if folder.result.is_file():  # a time that is the same whenever this is called
+            ended_ms = int(folder.result.stat().st_mtime * 1000)
+        log_metrics(client, run_id, result_metrics(result), 0, ended_ms)
         if folder.decisions.is_file():
             from stts_lightning.report.figures import contact_sheet
 
@@ -131,7 +161,7 @@ def finish_run(run_id: str, result: Result | None, run_dir: str | Path, status: 
     log_files(client, run_id, files)
     for predictions in sorted(folder.benchmarks.glob("*/predictions.jsonl")):
         client.log_artifact(run_id, str(predictions), f"benchmarks/{predictions.parent.name}")
-    client.set_terminated(run_id, status)
+    client.set_terminated(run_id, status, ended_ms)
 
 
 def result_metrics(result: Result) -> dict[str, float]:
@@ -159,17 +189,19 @@ def benchmark_metrics(accuracies: Mapping[str, float], stderrs: Mapping[str, flo
     }
 
 
-def log_metrics(client: MlflowClient, run_id: str, values: Mapping[str, float], step: int) -> None:
+def log_metrics(
+    client: MlflowClient, run_id: str, values: Mapping[str, float], step: int, timestamp_ms: int | None = None
+) -> None:
     """Log values of one step in one call."""
+    when = int(time.time() * 1000) if timestamp_ms is None else timestamp_ms
+    log_points(client, run_id, [Point(metric_name(key), float(value), when, step) for key, value in values.items()])
+
+
+def log_points(client: MlflowClient, run_id: str, points: Sequence[Point]) -> None:
     from mlflow.entities import Metric
 
-    now = int(time.time() * 1000)
-    log_batch(client, run_id, [Metric(metric_name(key), float(value), now, step) for key, value in values.items()])
-
-
-def log_batch(client: MlflowClient, run_id: str, metrics: list[Any]) -> None:
-    for start in range(0, len(metrics), METRICS_A_CALL):
-        client.log_batch(run_id, metrics=metrics[start : start + METRICS_A_CALL])
+    for start in range(0, len(points), POINTS_A_CALL):
+        client.log_batch(run_id, metrics=[Metric(*point) for point in points[start : start + POINTS_A_CALL]])
 
 
 def log_files(client: MlflowClient, run_id: str, paths: Iterable[Path]) -> None:
@@ -204,23 +236,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "not installed"
-
-
-@contextmanager
-def _one_at_a_time(database: Path | None) -> Iterator[None]:
-    """Hold ``<database>.lock``; a server's database is its own affair (None)."""
-    if database is None:
-        yield
-        return
-    database.parent.mkdir(parents=True, exist_ok=True)
-    with database.with_name(f"{database.name}.lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    prefix = "sqlite:///"
-    return Path(uri.removeprefix(prefix)).absolute() if uri.startswith(prefix) else None
 
 
 def _experiment(client: MlflowClient, tracking: TrackingConfig) -> str:

@@ -197,8 +197,13 @@ class _Sweep:
         rows = sort_rows(row(result) for result in results.values())
         files = write_report(self.folder, results, self.failed, quick=quick, out=self.out)
         point_latest(self.out, self.config.experiment.name if self.out != self.folder else "latest")
-        self.tracking.complete((job.config, job.folder.path) for job in self._jobs_of(results))
-        self.tracking.publish(rows, files, "FAILED" if self.failed else "FINISHED")
+        self.tracking.report(
+            [(job.config, job.folder.path) for job in self._jobs_of(results)],
+            None if self.pretraining is None else (self.pretraining.config, self.pretraining.folder.path),
+            rows,
+            files,
+            "FAILED" if self.failed else "FINISHED",
+        )
         if rows:
             self.console.print(terminal_table(rows))
             if quick:

@@ -12,11 +12,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from mlflow import MlflowClient
+from outages import wait_until
 from rich.console import Console
 from torch.utils.data import DataLoader
 
 from stts_lightning.config import REPOSITORY, Config, OptimConfig, SweepConfig, TrackingConfig, flatten, save_config
-from stts_lightning.lit.tracking import finish_run, mlflow_logger, start_run
+from stts_lightning.lit.tracking import finish_run, open_logger, start_run
 from stts_lightning.report.mlflow_runs import KIND_TAG, PARENT_TAG, tracking_client
 from stts_lightning.runs import Result, RunDir
 from stts_lightning.sweep import run_sweep
@@ -109,15 +111,15 @@ def test_lightning_logs_every_step_to_the_run_in_few_calls(
     config: Config, run_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(run_dir)
-    client, run_id = tracking_client(config.tracking), start_run(config, run_dir, name="mine")
-    logger, calls = mlflow_logger(config, run_id), []
-    log_batch = logger.experiment.log_batch
-    monkeypatch.setattr(logger.experiment, "log_batch", lambda *a, **k: calls.append(a) or log_batch(*a, **k))
+    client, logger, calls = tracking_client(config.tracking), open_logger(config, run_dir, name="mine"), []
+    run_id, log_batch = logger.version, MlflowClient.log_batch
+    monkeypatch.setattr(MlflowClient, "log_batch", lambda *a, **k: calls.append(a) or log_batch(*a, **k))
     trainer = pl.Trainer(
         accelerator="cpu", max_steps=20, log_every_n_steps=1, logger=logger, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(OneWeight(), DataLoader(torch.ones(40, 1), batch_size=2))
+    wait_until(lambda: not (run_dir / "mlflow_pending.jsonl").exists())
     assert [point.step for point in client.get_metric_history(run_id, "train/loss")] == list(range(20))
     assert len(calls) == 1
     run = client.get_run(run_id)
