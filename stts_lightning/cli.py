@@ -79,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", choices=("4b", "small"), help="4b: Molmo2-4B's shapes; default on a GPU alone")
     bench.add_argument("--checkpointing", choices=("none", "vision", "language", "all"), help="default on a GPU: all")
     bench.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the blocks; default on a GPU")
-    plan = command("plan", _plan, "Memory and hours of a run on GPUs that are not here, without weights; writes plan.json.")
+    plan = command("plan", _plan, "Memory and hours of a run on GPUs that are not here; writes plan.json.")
     plan.add_argument("--out", type=Path, default=Path("outputs/plan"), help="folder of plan.json")
     plan.add_argument("--trainers", help="compare files of conf/trainer/, comma-separated, or all: a line each")
     plan.add_argument("--card-gib", type=float, help="memory of a GPU, GiB; default 80, an H100's")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,7 +68,8 @@ def parameters_of(module: STTSModule) -> Parameters:
     groups = parameter_groups(module, 0.0, 0.0, 0.0)
     sizes = {group["name"]: sum(p.numel() for p in group["params"]) for group in groups}
     inner = module.model.model
-    blocks = [sum(p.numel() for p in block.parameters()) for block in (*inner.vision_tower.layers, *inner.language_model.layers)]
+    both = (*inner.vision_tower.layers, *inner.language_model.layers)
+    blocks = [sum(p.numel() for p in block.parameters()) for block in both]
     return Parameters(
         language=sizes["language"],
         vision=sizes["vision"],
@@ -118,14 +118,12 @@ def measure(module: STTSModule, load: Load, computes_in: str) -> Activations:
     autocast = Autocast() if computes_in == "autocast" else None
     # Gradients that are ready belong to the state; here they live as long as it takes to make them.
     hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in module.parameters()]
-    with as_on_a_gpu(module.model), autocast or nullcontext(), memory:
+    with as_on_a_gpu(module.handle.model), memory:
         batch = make_batch(load, module.model.config)
         inputs = memory.live
-        loss = _loss(module, batch)
-        if autocast is not None:
-            autocast.leave_forward()
+        loss = _loss_under(autocast, module, batch) if autocast else _loss(module, batch)
         saved = memory.live - inputs
-        torch.autograd.backward(loss)
+        loss.backward()
         peak = memory.peak
     for hook in hooks:
         hook.remove()
@@ -142,7 +140,15 @@ def _loss(module: STTSModule, batch: dict[str, Any]) -> Tensor:
     return loss
 
 
+def _loss_under(autocast: Autocast, module: STTSModule, batch: dict[str, Any]) -> Tensor:
+    for part in (module.model.model.vision_tower, module.model.model.language_model):
+        if part.is_gradient_checkpointing:
+            part.activation_checkpointing_enable({"use_reentrant": False, "context_fn": autocast.again})
+    with autocast:
+        loss = _loss(module, batch)
+    autocast.leave_forward()
+    return loss
+
+
 def _drop_gradient(parameter: Tensor) -> None:
     parameter.grad = None
-
-

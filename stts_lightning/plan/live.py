@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -32,11 +33,6 @@ class LiveMemory(TorchDispatchMode):
         self.live, self.peak, self.width = 0, 0, width
         self._seen: dict[int, Any] = {t.untyped_storage()._cdata: None for t in known}
 
-    def restart_peak(self) -> int:
-        """The peak so far; the next one counts from what is alive now."""
-        peak, self.peak = self.peak, self.live
-        return peak
-
     def count(self, tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
         key = storage._cdata
@@ -63,9 +59,8 @@ class LiveMemory(TorchDispatchMode):
 class Autocast(TorchFunctionMode):
     """`torch.autocast` to bfloat16 for `meta`, which has none: the same rules for the functions that Molmo2 calls.
 
-    Weights are cast once and the copies kept until `leave_forward`, as they are until the end of an autocast context.
-    The backward pass, in which checkpointed blocks run again, must be started by `torch.autograd.backward`: Tensor's
-    own method would leave this mode first.
+    Weights are cast once, and as autocast does it the copies are kept until the forward pass has left its context.
+    `again` is for checkpointed blocks, which run a second time in the backward pass.
     """
 
     PRODUCTS: tuple[Callable[..., Any], ...] = (
@@ -78,6 +73,10 @@ class Autocast(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.copies: dict[int, Tensor] | None = {}
+
+    def again(self) -> tuple[AbstractContextManager[None], Autocast]:
+        """What `torch.utils.checkpoint` takes as ``context_fn``: nothing new the first time, this the second time."""
+        return nullcontext(), self
 
     def leave_forward(self) -> None:
         self.copies = None

@@ -1,8 +1,8 @@
 """What stays in memory from step to step, by strategy: arithmetic on numbers of parameters.
 
-ZeRO's paper (Rajbhandari et al., arXiv 1910.02054, figure 1) counts, a parameter, 2 bytes of weights, 2 of gradients and
-K = 12 of optimizer: a float32 copy and AdamW's two moments. Its stages 1, 2 and 3 divide the optimizer, also the
-gradients, also the weights by the number of GPUs. DeepSpeed in bf16 holds the same, and what this file adds beside it:
+ZeRO's paper (Rajbhandari et al., arXiv 1910.02054, figure 1) counts for each parameter 2 bytes of weights, 2 of
+gradients and K = 12 of optimizer: a float32 copy and AdamW's two moments. Its stages 1, 2 and 3 divide the optimizer,
+also the gradients, also the weights by the number of GPUs. DeepSpeed in bf16 holds the same, and what this file adds:
 buffers of a fixed size for communication, gathered weights, and with offloading what lies on the host.
 """
 

@@ -95,7 +95,7 @@ class Work:
 
 
 def work_of(config: Config, model_config: Any, load: Load) -> Work:
-    """Dense products and attention between tokens that see each other; norms, activations and the scorer are left out."""
+    """Dense products, and attention between tokens that see each other; not norms, activations and the scorer."""
     clips = Shape(load.clip.size, load.rows * load.samples, load.clip.frames)
     labels = load.labels // load.samples
     flops = forward_flops(model_config, clips, load.percent, config.prune.layer, labels=labels, dense=False)
