@@ -208,7 +208,7 @@ def _plan(arguments: argparse.Namespace) -> int:
         plans = {}
         for name in trainer_names(arguments.trainers):
             config = load_config([*arguments.overrides, f"trainer={name}"], arguments.experiment)
-            plans[name] = summary(plan(config, machine))
+            plans[name] = summary(plan(config, machine, compared=False))
         print(compared(plans))
         return 0
     config = load_config(arguments.overrides, arguments.experiment)

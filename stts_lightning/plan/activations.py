@@ -142,7 +142,7 @@ def _loss(module: STTSModule, batch: dict[str, Any]) -> Tensor:
 
 def _loss_under(autocast: Autocast, module: STTSModule, batch: dict[str, Any]) -> Tensor:
     for part in (module.model.model.vision_tower, module.model.model.language_model):
-        if part.is_gradient_checkpointing:
+        if part.is_activation_checkpointing:
             part.activation_checkpointing_enable({"use_reentrant": False, "context_fn": autocast.again})
     with autocast:
         loss = _loss(module, batch)

@@ -93,12 +93,16 @@ class Plan:
         }
 
 
-def plan(config: Config, machine: Machine = Machine()) -> Plan:  # noqa: B008 (frozen)
+def plan(config: Config, machine: Machine | None = None, *, compared: bool = True) -> Plan:
     """Work out memory and time of a run, on `meta` tensors, in seconds.
+
+    Args:
+        compared: with the same run without pruning beside it.
 
     Raises:
         ValueError: a checkpoint of unknown sizes, or a clip that fits no sequence.
     """
+    machine = machine or Machine()
     compute = computes_in(config.trainer)
     dtype = torch.bfloat16 if compute != "autocast" else torch.float32
     gpus = config.trainer.devices * config.trainer.num_nodes
@@ -106,7 +110,7 @@ def plan(config: Config, machine: Machine = Machine()) -> Plan:  # noqa: B008 (f
     parameters = parameters_of(module)
     state = training_state(parameters, config.trainer, config.optim.accumulate)
     columns = []
-    for each in [config] if config.prune.percent == 0 else [with_method(config, "none"), config]:
+    for each in [with_method(config, "none"), config] if compared and config.prune.percent > 0 else [config]:
         shadow = module if each is config else shadow_module(each, dtype)
         load = load_of(each, each.prune.percent)
         work = work_of(each, shadow.model.config, load)

@@ -101,9 +101,24 @@ def work_of(config: Config, model_config: Any, load: Load) -> Work:
     flops = forward_flops(model_config, clips, load.percent, config.prune.layer, labels=labels, dense=False)
     padding = load.rows * (load.length - load.tokens) * language_flops_per_token(model_config.text_config)
     checkpointed = config.backbone.activation_checkpointing
-    again = {"vision": flops.vision, "language": flops.language + padding}
+    last = _last_products(config, model_config, load)
+    again = {"vision": flops.vision - last["vision"], "language": flops.language + padding - last["language"]}
     return Work(
         model=PASSES * (flops.total + padding),
         padding=PASSES * padding,
         recomputed=sum(x for part, x in again.items() if checkpointed in (part, "all")),
     )
+
+
+def _last_products(config: Config, model_config: Any, load: Load) -> dict[str, float]:
+    """Of all blocks, forward: `torch.utils.checkpoint` stops when it has what the backward pass asks for, and nobody
+    asks for what a block ends with."""
+    vision, text = model_config.vision_config, model_config.text_config
+    kept = load.kept_windows / (load.frames * load.windows)
+    whole = config.prune.layer + 2 if kept < 1 else vision.num_hidden_layers
+    blocks = whole + kept * (vision.num_hidden_layers - whole)
+    patches = load.frames * (vision.image_size[0] // vision.patch_size) ** 2
+    return {
+        "vision": 2.0 * vision.hidden_size * vision.intermediate_size * blocks * patches,
+        "language": 2.0 * text.hidden_size * text.intermediate_size * text.num_hidden_layers * load.rows * load.length,
+    }

@@ -132,7 +132,8 @@ def table(header: Iterable[str], rows: Iterable[tuple[str, ...]]) -> str:
     console = Console(width=200, no_color=True, highlight=False)
     with console.capture() as captured:
         console.print(made)
-    return "\n".join(line.rstrip() for line in captured.get().strip("\n").split("\n"))
+    lines = (line.rstrip() for line in captured.get().split("\n"))
+    return "\n".join(line for line in lines if line)
 
 
 def write_plan(made: Plan, folder: Path) -> Path:
