@@ -15,7 +15,7 @@ from stts_lightning.molmo2.prompt import PromptCounts
 from stts_lightning.molmo2.shadow import as_on_a_gpu
 from stts_lightning.molmo2.shapes import random_molmo2
 from stts_lightning.plan.live import Autocast, LiveMemory
-from stts_lightning.plan.state import Parameters
+from stts_lightning.plan.state import Compute, Parameters, computes_in
 from stts_lightning.plan.work import Load
 
 META = torch.device("meta")
@@ -36,8 +36,9 @@ class Activations:
         return self.batch + self.saved + self.working
 
 
-def shadow_module(config: Config, dtype: torch.dtype) -> STTSModule:
-    """The module that a run of this configuration trains, with all its weights on `meta`.
+def shadow_module(config: Config) -> STTSModule:
+    """The module that a run of this configuration trains, with all its weights on `meta`, in float32 where autocast
+    copies them and in bfloat16 elsewhere (see `measure`).
 
     Raises:
         ValueError: a checkpoint whose sizes nobody here knows.
@@ -48,6 +49,7 @@ def shadow_module(config: Config, dtype: torch.dtype) -> STTSModule:
             f"backbone.pretrained={known!r}: sizes are known of {', '.join(KNOWN)} and of the tiny backbone. Plan with "
             "one of these (backbone=molmo2_4b, backbone=tiny)."
         )
+    dtype = torch.float32 if computes_in(config.trainer) == (4, True) else torch.bfloat16
     # Compiled blocks would be compiled for `meta`; what a compiler fuses is not known here.
     config = replace(config, backbone=replace(config.backbone, compile=False))
     with META:
@@ -106,16 +108,16 @@ def make_batch(load: Load, model_config: Any) -> dict[str, Any]:
     }
 
 
-def measure(module: STTSModule, load: Load, computes_in: str) -> Activations:
+def measure(module: STTSModule, load: Load, compute: Compute) -> Activations:
     """One forward and backward pass at ``load``, pruned at its percentage.
 
     The kernel for frames of unequal length takes no float32, so a step in float32 is measured in bfloat16 and its
     numbers counted double.
     """
     module.handle.percent = load.percent
-    weights = [*module.parameters(), *module.buffers()]
-    memory = LiveMemory(weights, width=4 if computes_in == "float32" else 2)
-    autocast = Autocast() if computes_in == "autocast" else None
+    whole = compute.width == 4 and not compute.autocast
+    memory = LiveMemory([*module.parameters(), *module.buffers()], width=4 if whole else 2)
+    autocast = Autocast() if compute.autocast else None
     # Gradients that are ready belong to the state; here they live as long as it takes to make them.
     hooks = [p.register_post_accumulate_grad_hook(_drop_gradient) for p in module.parameters()]
     with as_on_a_gpu(module.handle.model), memory:

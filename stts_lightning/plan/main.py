@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from stts_lightning.bench.measure import PEAK_TFLOPS
 from stts_lightning.config import CONF_DIR, Config, with_method
 from stts_lightning.plan.activations import Activations, measure, parameters_of, shadow_module
-from stts_lightning.plan.state import Parameters, State, computes_in, strategy_of, training_state
+from stts_lightning.plan.state import Compute, Parameters, State, computes_in, strategy_of, training_state
 from stts_lightning.plan.work import Load, Work, load_of, work_of
 
 GIB = 2**30
@@ -69,7 +67,7 @@ class Plan:
     backbone: str
     strategy: str
     precision: str
-    computes_in: str
+    compute: Compute
     gpus: int
     steps: int
     parameters: Parameters
@@ -104,14 +102,13 @@ def plan(config: Config, machine: Machine | None = None, *, compared: bool = Tru
     """
     machine = machine or Machine()
     compute = computes_in(config.trainer)
-    dtype = torch.bfloat16 if compute != "autocast" else torch.float32
     gpus = config.trainer.devices * config.trainer.num_nodes
-    module = shadow_module(config, dtype)
+    module = shadow_module(config)
     parameters = parameters_of(module)
     state = training_state(parameters, config.trainer, config.optim.accumulate)
     columns = []
     for each in [with_method(config, "none"), config] if compared and config.prune.percent > 0 else [config]:
-        shadow = module if each is config else shadow_module(each, dtype)
+        shadow = module if each is config else shadow_module(each)
         load = load_of(each, each.prune.percent)
         work = work_of(each, shadow.model.config, load)
         columns.append(_column(each, machine, gpus, state, measure(shadow, load, compute), load, work))
@@ -119,7 +116,7 @@ def plan(config: Config, machine: Machine | None = None, *, compared: bool = Tru
         backbone=config.backbone.name,
         strategy=strategy_of(config.trainer) + (" with offload" if config.trainer.offload else ""),
         precision=config.trainer.precision,
-        computes_in=compute,
+        compute=compute,
         gpus=gpus,
         steps=config.optim.steps,
         parameters=parameters,

@@ -23,11 +23,9 @@ def page(made: Plan, config: Config) -> str:
 
 def _head(made: Plan) -> str:
     count = made.parameters
-    weights = {
-        "bfloat16": "weights and activations in bfloat16",
-        "autocast": "weights and residual stream in float32, products in bfloat16",
-        "float32": "everything in float32",
-    }[made.computes_in]
+    width, autocast = made.compute
+    weights = f"weights {'gathered ' * (made.strategy == 'fsdp2')}in {'bfloat16' if width == 2 else 'float32'}"
+    weights += ", products by autocast" * autocast
     return (
         f"{made.backbone}: {count.total:,} parameters (language model {count.language:,}, ViT and projector "
         f"{count.vision:,}, scorer {count.scorer:,}).\n"

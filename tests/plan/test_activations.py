@@ -14,6 +14,7 @@ from stts_lightning.molmo2.shadow import as_on_a_gpu
 from stts_lightning.plan import activations
 from stts_lightning.plan.activations import make_batch, measure, shadow_module
 from stts_lightning.plan.live import BLOCK, Autocast
+from stts_lightning.plan.state import computes_in
 from stts_lightning.plan.work import load_of
 from stts_lightning.video.patches import window_table
 
@@ -21,6 +22,8 @@ SMALL = [
     "video.max_frames=6", "optim.batch_size=1", "data.packing.enabled=true", "data.packing.max_tokens=4608",
     "data.packing.max_frames=12", "backbone.tiny.vit_hidden=64", "backbone.tiny.text_hidden=96",
 ]  # fmt: skip
+
+BF16 = ["trainer.precision=bf16-true"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -77,33 +80,39 @@ def really_saved(module, load, autocast=False):
 
 
 @pytest.mark.parametrize(
-    "compute, dtype",
-    [("float32", torch.float32), ("bfloat16", torch.bfloat16), ("autocast", torch.float32)],
+    "strategy, precision, dtype",
+    [
+        ("auto", "32-true", torch.float32),
+        ("auto", "bf16-true", torch.bfloat16),
+        ("zero2", "bf16-mixed", torch.bfloat16),
+        ("ddp", "bf16-mixed", torch.float32),
+        ("fsdp2", "bf16-mixed", torch.bfloat16),
+    ],
 )
-def test_as_much_is_kept_as_on_real_tensors(tiny_tokenizer, monkeypatch, compute, dtype):
-    config, load = configured("method=none")
+def test_as_much_is_kept_as_on_real_tensors(tiny_tokenizer, monkeypatch, strategy, precision, dtype):
+    config, load = configured("method=none", f"trainer.strategy={strategy}", f"trainer.precision={precision}")
     # The rules are CUDA's; the CPU's autocast, which is compared with here, has none for layer_norm.
     monkeypatch.setattr(Autocast, "IN_FLOAT32", tuple(f for f in Autocast.IN_FLOAT32 if f is not F.layer_norm))
-    real = really_saved(real_module(config, tiny_tokenizer, dtype), load, autocast=compute == "autocast")
-    shadow = torch.float32 if compute == "autocast" else torch.bfloat16
-    found = measure(shadow_module(config, shadow), load, compute).saved
+    autocast = strategy in ("ddp", "fsdp2")
+    real = really_saved(real_module(config, tiny_tokenizer, dtype), load, autocast)
+    found = measure(shadow_module(config), load, computes_in(config.trainer)).saved
     assert found == pytest.approx(real, rel=0.005)
 
 
 def test_pruned_as_much_is_kept_as_on_real_tensors(tiny_tokenizer):
-    config, load = configured("prune.percent=50")
+    config, load = configured("prune.percent=50", *BF16)
     real = really_saved(real_module(config, tiny_tokenizer, torch.bfloat16), load)
-    found = measure(shadow_module(config, torch.bfloat16), load, "bfloat16").saved
+    found = measure(shadow_module(config), load, computes_in(config.trainer)).saved
     assert found == pytest.approx(real, rel=0.005)
     unpruned = load_of(config, 0.0)
-    assert found < measure(shadow_module(config, torch.bfloat16), unpruned, "bfloat16").saved
+    assert found < measure(shadow_module(config), unpruned, computes_in(config.trainer)).saved
 
 
 @pytest.mark.parametrize("checkpointing", ["none", "all"])
 def test_the_peak_is_what_torch_s_own_tracker_counts(checkpointing):
-    config, load = configured("prune.percent=50", f"backbone.activation_checkpointing={checkpointing}")
-    module = shadow_module(config, torch.bfloat16)
-    found = measure(module, load, "bfloat16")
+    config, load = configured("prune.percent=50", *BF16, f"backbone.activation_checkpointing={checkpointing}")
+    module = shadow_module(config)
+    found = measure(module, load, computes_in(config.trainer))
 
     tracker = MemTracker()
     tracker.track_external(module.model)
@@ -114,5 +123,4 @@ def test_the_peak_is_what_torch_s_own_tracker_counts(checkpointing):
         hook.remove()
     peak = next(iter(tracker.get_tracker_snapshot("peak").values()))
     weights = sum(-(-x.nbytes // BLOCK) * BLOCK for x in (*module.parameters(), *module.buffers()))
-    print(found.total, peak["Total"] - weights)
     assert found.total == pytest.approx(peak["Total"] - weights, rel=0.02)

@@ -4,7 +4,6 @@ import json
 from dataclasses import replace
 
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from stts_lightning.bench.case import Shape
@@ -33,7 +32,7 @@ def quick_tokenizer(tiny_tokenizer):
 
 
 def test_molmo2_4b_has_as_many_parameters_as_its_checkpoint():
-    found = parameters_of(shadow_module(load_config(["backbone=molmo2_4b"]), torch.bfloat16))
+    found = parameters_of(shadow_module(load_config(["backbone=molmo2_4b"])))
     assert found.language + found.vision == PUBLISHED
 
     d, mlp, heads, key_heads = 2560, 9728, 32 * 128, 8 * 128
@@ -165,7 +164,7 @@ def test_the_real_size_fits_eight_h100_and_its_operations_are_those_that_torch_c
     assert not plan(load_config(["backbone=molmo2_4b", "trainer=h100x8_ddp"]), compared=False).fits
 
     config = load_config(["backbone=molmo2_4b", "trainer=h100x8_zero2", "method=none"])
-    module, load = shadow_module(config, torch.bfloat16), load_of(config, 0.0)
+    module, load = shadow_module(config), load_of(config, 0.0)
     with as_on_a_gpu(module.handle.model), FlopCounterMode(display=False) as counter:
         activations._loss(module, make_batch(load, module.model.config)).backward()
     shapes, clip = module.model.config, load.clip
