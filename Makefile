@@ -36,7 +36,7 @@ SWEEP := $(if $(PRUNE),'sweep.percents=[$(PRUNE)]') $(if $(METHODS),'sweep.metho
 SMALL := $(filter-out 0,$(QUICK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep experiment compare report train eval bench dashboard test test-slow lint clean
+.PHONY: help setup sweep experiment compare report train eval bench plan dashboard test test-slow lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -76,6 +76,10 @@ eval: setup ## evaluate a model folder: make eval MODEL=outputs/.../model [PRUNE
 
 bench: setup ## measure speed and memory on this machine: make bench [ROUNDS=5] [ONLY=train,prefill]
 	$(RUN) bench $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(ONLY),--only $(ONLY)) $(ARGS)
+
+plan: setup ## memory and hours of a run on GPUs that are not here: make plan TRAINER=h100x8_zero2
+	$(RUN) plan trainer=$(or $(TRAINER),h100x8_zero2) backbone=$(or $(BACKBONE),molmo2_4b) \
+		$(if $(METHOD),method=$(METHOD)) $(if $(PRUNE),prune.percent=$(PRUNE)) $(ARGS)
 
 dashboard: setup ## open MLflow on what has been run
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --port 5000

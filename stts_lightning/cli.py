@@ -82,6 +82,14 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--size", choices=("4b", "small"), help="4b: Molmo2-4B's shapes; default on a GPU alone")
     bench.add_argument("--checkpointing", choices=("none", "vision", "language", "all"), help="default on a GPU: all")
     bench.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the blocks; default on a GPU")
+    plan = command("plan", _plan, "Memory and hours of a run on GPUs that are not here; writes plan.json.")
+    plan.add_argument("--out", type=Path, default=Path("outputs/plan"), help="folder of plan.json")
+    plan.add_argument("--trainers", help="compare files of conf/trainer/, comma-separated, or all: a line each")
+    plan.add_argument("--card-gib", type=float, help="memory of a GPU, GiB; default 80, an H100's")
+    plan.add_argument("--peak-tflops", type=float, help="of a GPU, dense bfloat16; default 989.4, an H100's")
+    plan.add_argument("--utilisation", type=float, help="assumed share of that peak, 0 to 1; default 0.35")
+    plan.add_argument("--step-seconds", type=float, help="a measured step, instead of an assumed utilisation")
+    configurable(plan)
     report = command("report", _report, "Write what MLflow holds as one HTML page, the paper's tables beside ours.")
     report.add_argument("--out", type=Path, default=Path("outputs/report.html"), help="the file to write")
     configurable(report)
@@ -212,6 +220,26 @@ def _bench(arguments: argparse.Namespace) -> int:
     )
     print(page(results))
     print(f"in {arguments.out}/: bench.json, bench.md, bench.png")
+    return 0
+
+
+def _plan(arguments: argparse.Namespace) -> int:
+    from stts_lightning.plan.main import Machine, plan, summary, trainer_names
+    from stts_lightning.plan.write import compared, page, write_plan
+
+    given = {name: getattr(arguments, name) for name in ("card_gib", "peak_tflops", "utilisation", "step_seconds")}
+    machine = Machine(**{name: value for name, value in given.items() if value is not None})
+    if arguments.trainers:
+        plans = {}
+        for name in trainer_names(arguments.trainers):
+            config = load_config([*arguments.overrides, f"trainer={name}"], arguments.experiment)
+            plans[name] = summary(plan(config, machine, compared=False))
+        print(compared(plans))
+        return 0
+    config = load_config(arguments.overrides, arguments.experiment)
+    made = plan(config, machine)
+    print(page(made, config))
+    print(f"in {write_plan(made, arguments.out)}: the same in bytes")
     return 0
 
 

@@ -58,9 +58,8 @@ def forward_flops(
     length = len(kinds) - dropped
     visible = length - kinds.count(0)
     pairs = length**2 if dense else length * (length + 1) / 2 + visible * (visible - 1) / 2
-    heads, key_heads = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
-    per_token = 2 * text.hidden_size * (2 * heads + 2 * key_heads + 3 * text.intermediate_size)
-    language = text.num_hidden_layers * (length * per_token + 4 * pairs * heads)
+    heads = text.num_attention_heads * text.head_dim
+    language = length * language_flops_per_token(text) + text.num_hidden_layers * 4 * pairs * heads
     head = 2 * text.hidden_size * text.vocab_size * (length if labels is None else labels)
     return Flops(
         vision=frames * patches * patch_flops,
@@ -68,3 +67,10 @@ def forward_flops(
         language=shape.videos * language,
         head=shape.videos * head,
     )
+
+
+def language_flops_per_token(text: Any) -> float:
+    """Matrix products of all blocks of the language model for one token, without attention itself."""
+    heads, key_heads = text.num_attention_heads * text.head_dim, text.num_key_value_heads * text.head_dim
+    per_block = 2 * text.hidden_size * (2 * heads + 2 * key_heads + 3 * text.intermediate_size)
+    return float(text.num_hidden_layers * per_block)
