@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from stts_lightning.video.clip import Clip, VideoError, video_error
-from stts_lightning.video.container import best_stream, list_packets
+from stts_lightning.video.complaints import said
+from stts_lightning.video.container import best_stream, is_picture, lacks_data, list_packets
 from stts_lightning.video.files import FileShape, check_file
 from stts_lightning.video.patches import resize_frames
 from stts_lightning.video.sample import clip_window, frames_at, sample_times
@@ -24,6 +25,7 @@ from stts_lightning.video.track import Track, why_not_decord
 
 DECODERS = ("auto", "decord", "pyav")
 RESIZERS = ("molmo2", "decoder")
+MAX_PIXELS = 8192 * 8192  # of a picture: 8K has half of it; as RGB they take 200 MB, and FFmpeg's own limit 800
 CHUNK = 4  # frames that decord returns at once at full resolution: four of 1080p take 25 MB
 
 
@@ -111,27 +113,38 @@ def _fetch(
 
 def _read_track(path: str, shape: FileShape) -> Track:
     """Read the header and the list of packets of the best video stream; nothing is decoded."""
-    track, streams = None, "nothing"
+    track, streams, is_cut = None, "nothing", shape.is_cut
     try:
         with _open(path) as container:
             streams = ", ".join(sorted({s.type for s in container.streams})) or streams
+            if is_picture(container):
+                raise video_error(path, "not_a_video", "this is a picture, which `images` may name and `video` not")
             stream = best_stream(container)
             if stream is not None:
-                track = list_packets(container, stream, shape, os.path.getsize(path))
-    except ImportError:
+                _check_size(path, stream.codec_context.width, stream.codec_context.height)
+                size = os.path.getsize(path)
+                track = list_packets(container, stream, shape, size)
+                is_cut = is_cut or lacks_data(stream, size)
+    except (ImportError, VideoError):
         raise
     except Exception as error:
         if shape.looks_like_video:
             problem = f"it starts like a video, but its index or data are missing ({_first_line(error)})"
             raise video_error(path, "truncated", problem) from None
         raise video_error(path, "not_a_video", f"this is no video file ({_first_line(error)})") from None
-    if track is None and shape.is_cut:
+    if track is None and is_cut:
         raise video_error(path, "truncated", "the file was cut before its first complete picture")
     if stream is None:
         raise video_error(path, "no_video_stream", f"the file holds {streams} and no video stream")
     if track is None or not track.duration_s > 0:
         raise video_error(path, "no_frames", "the video stream has no frames, or none with a time")
     return track
+
+
+def _check_size(path: str, width: int, height: int) -> None:
+    """Before anything is decoded, for a decoder takes the memory that a header asks for."""
+    if width * height > MAX_PIXELS:
+        raise video_error(path, "too_large", f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
 
 
 def load_decoders() -> None:
@@ -157,6 +170,11 @@ def _with_decord(path: str, track: Track, wanted: np.ndarray, size: int, straigh
 
     if straight and track.header.video_streams > 1:  # a scaled frame does not tell which stream it is from
         _check_shape(decord.VideoReader(path, num_threads=1).get_batch([0]).asnumpy(), track)
+    if track.header.codec in ("vp8", "vp9"):  # the others' headers are read from the pictures' own
+        first = next(_frames(path, counted=True))[1]
+        if (first.width, first.height) != (track.header.width, track.header.height):
+            raise RuntimeError(f"the header has another size than the pictures, {first.width} x {first.height}")
+    said()
     side = size if straight else -1  # -1: as in the file. decord turns a frame upright before it scales it
     reader = decord.VideoReader(path, num_threads=1, width=side, height=side)
     if len(reader) != len(track.ticks):
@@ -172,11 +190,12 @@ def _with_decord(path: str, track: Track, wanted: np.ndarray, size: int, straigh
             # Singly, as rows may come padded, with the padding counted as colours: a batch then fails (48 pixels).
             rows = reader[index].asnumpy().reshape(size, -1)
             out[place] = rows[:, : size * 3].reshape(size, size, 3)
-        return out
-    for at in range(0, len(wanted), CHUNK):
+    for at in range(0, 0 if straight else len(wanted), CHUNK):
         frames = reader.get_batch(wanted[at : at + CHUNK].tolist()).asnumpy()
         _check_shape(frames, track)
         out[at : at + CHUNK] = resize_frames(frames, size)
+    if complaint := said():  # of damage, perhaps: PyAV tells which pictures have it
+        raise RuntimeError(complaint)
     return out
 
 
@@ -189,19 +208,24 @@ def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int, straight:
     """Decode from the start to the last frame wanted; one frame at a time is held at full resolution.
 
     Also tells of pictures that are listed and do not decode: the one before stays on the screen, as it would
-    in a player.
+    in a player. One that decodes with damage, or builds on one, is an error: FFmpeg paints over what is missing.
     """
     targets = track.ticks[wanted].tolist()
     out, done, stand_ins = np.empty((len(wanted), size, size, 3), dtype=np.uint8), 0, 0
-    before = None
+    before, damaged, damaged_before = None, False, False
     for tick, frame in _frames(path, track.counted):
+        damaged = frame.is_corrupt or (damaged and not frame.key_frame)
         while done < len(targets) and targets[done] <= tick:
             exact = targets[done] == tick
-            out[done] = _square(frame if exact or before is None else before, size, straight)
+            this_one = exact or before is None
+            if damaged if this_one else damaged_before:
+                at_s = (targets[done] - int(track.ticks[0])) * track.tick_s
+                raise video_error(path, "unreadable", f"the picture at {at_s:.2f} s is damaged")
+            out[done] = _square(frame if this_one else before, size, straight)
             done, stand_ins = done + 1, stand_ins + (not exact)
         if done == len(targets):
             break
-        before, last_tick = frame, tick
+        before, last_tick, damaged_before = frame, tick, damaged
     if before is None and done == 0:
         raise video_error(path, "no_frames", "no picture of the video can be decoded")
     if done < len(targets):
@@ -218,6 +242,7 @@ def _frames(path: str, counted: bool) -> Iterator[tuple[int, Any]]:
     with _open(path) as container:
         stream = best_stream(container)
         stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"max_pixels": str(MAX_PIXELS)}  # a picture may be larger than its header says
         for count, frame in enumerate(container.decode(stream)):
             yield (count if counted else frame.pts), frame
 
