@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import asdict
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,7 +17,7 @@ from stts_lightning.data.dataset import ImageQuestions, VideoQuestions
 from stts_lightning.data.encode import Encoder
 from stts_lightning.data.generate import generated_set
 from stts_lightning.data.generate_images import generated_images
-from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, read_records
+from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, list_problems, read_records
 from stts_lightning.data.split import hold_out_images, split_records
 from stts_lightning.data.steps import StepBatches
 from stts_lightning.data.training import Place, Source, training_batches
@@ -68,16 +70,15 @@ class VideoQuestionData(pl.LightningDataModule):
         self.count_problems(train.problems)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the packed streams of every process stand. Called by all of them."""
-        if not self.config.data.packing.enabled:
-            return {}
-        everyone: list[Any] = [self.streams]
-        if torch.distributed.is_initialized():
-            everyone = [None] * torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(everyone, self.streams)
-        return {"streams": everyone}
+        """Where the packed streams of every process stand, and what none of them could use. Called by all of them."""
+        problems = _merged(_of_all_processes(self.problems))
+        state: dict[str, Any] = {"problems": [asdict(problem) for problem in problems]} if problems else {}
+        if self.config.data.packing.enabled:
+            state["streams"] = _of_all_processes(self.streams)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.problems = _merged([self.problems, [Problem(**known) for known in state_dict.get("problems", [])]])
         everyone, rank = state_dict.get("streams", []), self.trainer.global_rank if self.trainer else 0
         self.streams = everyone[rank] if rank < len(everyone) else None
 
@@ -86,28 +87,42 @@ class VideoQuestionData(pl.LightningDataModule):
         assert self._eval is not None
         return self._eval.clips
 
+    def note_problems(self, problems: list[Problem]) -> None:
+        """Add those that are new."""
+        self.problems = _merged([self.problems, problems])
+
     def count_problems(self, problems: list[Problem]) -> None:
         """Add problems that are new, and stop where they pass the budget.
 
         Raises:
             ValueError: more unusable questions than ``data.bad_sample_budget`` allows; lists them.
         """
-        known = {problem.where for problem in self.problems}
-        self.problems += [problem for problem in problems if problem.where not in known]
+        self.note_problems(problems)
         lost = sum(problem.questions for problem in self.problems)
-        budget = self.config.data.bad_sample_budget
-        if lost > budget * self.num_questions:
-            listed = "\n  ".join(map(str, self.problems[:50]))
+        if lost > self._may_lose:
             raise ValueError(
-                f"{lost} of {self.num_questions} training questions cannot be used, more than "
-                f"data.bad_sample_budget={budget} allows. Mend them or raise the budget:\n  {listed}"
+                f"{lost} of {self.num_questions} training questions cannot be used, more than data.bad_sample_budget="
+                f"{self.config.data.bad_sample_budget} allows. Mend them or raise the budget:\n  "
+                f"{list_problems(self.problems)}"
             )
+
+    def share_problems(self) -> None:
+        """Count what any process found, on all of them: the budget is one for all. Called by all of them.
+
+        Raises:
+            ValueError: as `count_problems`, and then on every process.
+        """
+        self.count_problems(_merged(_of_all_processes(self.problems)))
+
+    @property
+    def _may_lose(self) -> float:
+        return self.config.data.bad_sample_budget * self.num_questions
 
     def train_dataloader(self) -> StepBatches:
         assert self._train is not None
         optim, trainer = self.config.optim, self.trainer
         encoder = self._encoder(optim.dense_weight)
-        videos, images = self._datasets(self._train, encoder, strict=False)
+        videos, images = self._datasets(self._train, encoder, self._may_lose)
         share = self._image_share(len(videos), len(images)) if images else 0.0
         place = Place(
             rank=trainer.global_rank if trainer else 0,
@@ -123,7 +138,7 @@ class VideoQuestionData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         assert self._eval is not None
         encoder, batch_size = self._encoder(0.0), self.config.optim.batch_size
-        videos, images = self._datasets(self._eval, encoder, strict=True)
+        videos, images = self._datasets(self._eval, encoder, None)
         if not images:
             return self._loader(videos, batch_size=batch_size, collate_fn=self._collate(encoder))
         ends = range(0, len(videos)), range(len(videos), len(videos) + len(images))
@@ -146,7 +161,9 @@ class VideoQuestionData(pl.LightningDataModule):
         side = -(-backbone.image_size // backbone.patch_size // backbone.window)
         return Encoder(self.tokenizer, side, self.config.data.max_text_tokens, dense_weight)
 
-    def _datasets(self, records: Records, encoder: Encoder, strict: bool) -> tuple[VideoQuestions, ImageQuestions]:
+    def _datasets(
+        self, records: Records, encoder: Encoder, may_lose: float | None
+    ) -> tuple[VideoQuestions, ImageQuestions]:
         backbone, data = self.config.backbone, self.config.data
         videos = VideoQuestions(
             records.clips,
@@ -156,9 +173,9 @@ class VideoQuestionData(pl.LightningDataModule):
             data.questions_per_clip,
             data.frame_cache_mib,
             data.frame_cache_dir,
-            strict,
+            may_lose,
         )
-        images = ImageQuestions(records.images, encoder, self.config.image, backbone, data.questions_per_clip, strict)
+        images = ImageQuestions(records.images, encoder, self.config.image, backbone, data.questions_per_clip, may_lose)
         return videos, images
 
     def _collate(self, encoder: Encoder, pad_to: int = 0) -> Collate:
@@ -209,6 +226,23 @@ def evaluation_images(config: Config) -> list[ImageRecord]:
 
 def _strict(records: Records) -> Records:
     if records.problems:
-        listed = "\n  ".join(map(str, records.problems[:50]))
+        listed = list_problems(records.problems)
         raise ValueError(f"{len(records.problems)} evaluation questions cannot be used:\n  {listed}")
     return records
+
+
+def _merged(lists: list[list[Problem]]) -> list[Problem]:
+    """Each problem once: several workers, epochs and processes meet the same."""
+    known: dict[str, Problem] = {}
+    for problem in itertools.chain(*lists):
+        known.setdefault(problem.where, problem)
+    return list(known.values())
+
+
+def _of_all_processes(value: Any) -> list[Any]:
+    """By rank. A barrier: every process must come here."""
+    if not torch.distributed.is_initialized():
+        return [value]
+    everyone: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(everyone, value)
+    return everyone
