@@ -47,9 +47,7 @@ class _Questions(Dataset[Any]):
                 except (VideoError, ImageError) as error:
                     if self.may_lose is None:
                         raise
-                    # No group of its questions can be asked, so all are lost.
-                    lost = Problem(record.name, str(error), error.kind, len(record.questions))
-                    self.unreadable[record.name] = lost
+                    self.unreadable[record.name] = _problem(record, error)
             skipped[record.name] = self.unreadable[record.name]
             if step + 1 >= MAX_TRIES and sum(p.questions for p in self.unreadable.values()) > self.may_lose:
                 break
@@ -58,6 +56,12 @@ class _Questions(Dataset[Any]):
 
     def _sample(self, record: Any, questions: tuple[Question, ...], skipped: list[Problem]) -> Any:
         raise NotImplementedError
+
+
+def _problem(record: Any, error: VideoError | ImageError) -> Problem:
+    """All its questions are lost: no group of them can be asked."""
+    what = str(error).removeprefix(f"{record.name}: ")
+    return Problem(record.name, what, error.kind, len(record.questions))
 
 
 class VideoQuestions(_Questions):

@@ -38,8 +38,11 @@ class ClipRecord:
 
     @property
     def name(self) -> str:
-        whole = self.start is None and self.end is None
-        return str(self.video) if whole else f"{self.video} from {self.start or 0:g} to {self.end or 'its end'} s"
+        """The video, and the seconds if it is not the whole of it."""
+        if self.start is None and self.end is None:
+            return str(self.video)
+        end = "its end" if self.end is None else f"{self.end:g} s"
+        return f"{self.video} from {self.start or 0:g} s to {end}"
 
 
 @dataclass(frozen=True)

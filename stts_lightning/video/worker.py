@@ -35,7 +35,8 @@ def main() -> None:
         import torch
 
         from stts_lightning.video.complaints import listen
-        from stts_lightning.video.decode import decode_clip, load_decoders
+        from stts_lightning.video.decode import decode_clip
+        from stts_lightning.video.decoders import load_decoders
 
         load_decoders()
     except Exception:
