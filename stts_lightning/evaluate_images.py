@@ -116,7 +116,7 @@ def _batches(
     """Prompts up to where the answer begins, one question each: stock Molmo2 knows no branches."""
     backbone = config.backbone
     encoder = Encoder(tokenizer, 1, config.data.max_text_tokens)  # its frames' windows are not used
-    dataset = ImageQuestions(records, encoder, config.image, backbone, 1, strict=True)
+    dataset = ImageQuestions(records, encoder, config.image, backbone, 1, may_lose=None)
     collate = Collate(tokenizer.pad_token_id or 0, encoder.placeholder_id, backbone)
     size = config.optim.batch_size
     for start in range(0, len(dataset), size):

@@ -50,6 +50,7 @@ class RunDir:
     config = property(lambda self: self.path / "config.yaml")
     result = property(lambda self: self.path / "result.json")
     progress = property(lambda self: self.path / "progress.json")
+    skipped = property(lambda self: self.path / "skipped.json")
     predictions = property(lambda self: self.path / "predictions.jsonl")
     decisions = property(lambda self: self.path / "decisions.npz")
     contact_sheet = property(lambda self: self.path / "contact_sheet.png")
@@ -86,6 +87,7 @@ class Result:
     benchmarks: dict[str, float] = field(default_factory=dict)  # accuracy, 0-1, by benchmark
     benchmarks_stderr: dict[str, float] = field(default_factory=dict)  # clustered by video
     kept_shares: dict[str, float] = field(default_factory=dict)  # of what generated clips show, 0-1, frame 0 aside
+    skipped: dict[str, int] = field(default_factory=dict)  # questions that training did without, by kind of problem
     checkpoint: str | None = None
     git_commit: str | None = None
     layer: int = 0  # prune.layer

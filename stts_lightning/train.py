@@ -22,6 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from stts_lightning.benchmark.evaluate import cells, evaluate_benchmarks, look_up, molmo2_answers, stderrs
 from stts_lightning.config import Config
 from stts_lightning.data.datamodule import VideoQuestionData
+from stts_lightning.data.records import count_by_kind
 from stts_lightning.lit.callbacks import (
     AuxLossSchedule,
     CountProblems,
@@ -46,7 +47,7 @@ from stts_lightning.molmo2.checkpoint import load_pruned
 from stts_lightning.molmo2.load import Backbone, load_backbone
 from stts_lightning.processes import is_first
 from stts_lightning.report.mlflow_runs import VARIANT_TAG
-from stts_lightning.runs import Result, RunDir, git_commit, hashed, write_progress, write_result
+from stts_lightning.runs import Result, RunDir, git_commit, hashed, write_json, write_progress, write_result
 
 
 def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None) -> Result:
@@ -101,13 +102,17 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
     try:
         seconds = _fit_and_validate(config, run, trainer, module, data)
         result = replace(_result(config, run, module, trainer, throughput, *seconds), kept_shares=shares.shares)
+        result.skipped = count_by_kind(data.problems)
         if trainer.is_global_zero:
             asked = evaluate_benchmarks(config, molmo2_answers(module.model, tokenizer, config), run.benchmarks)
             result.benchmarks, result.benchmarks_stderr = cells(asked), stderrs(asked)
+            _leave_skipped(run, data)
             _leave(run, result, module, decisions)
             write_progress(run.path, "done", trainer.max_steps, trainer.max_steps, 0.0)
     except BaseException as error:
         told_to_end = isinstance(error, SIGTERMException)
+        if is_first():
+            _leave_skipped(run, data)
         if logger is not None:
             logger.close(None, "KILLED" if told_to_end else "FAILED")
         if told_to_end:  # Lightning's own ends the process as if all were done
@@ -159,6 +164,12 @@ def _load(config: Config) -> tuple[STTSModule, PreTrainedTokenizerBase]:
             f"variant=inference_only: prune.method={config.prune.method!r} has weights to learn; train it."
         )
     return module, backbone.tokenizer
+
+
+def _leave_skipped(run: RunDir, data: VideoQuestionData) -> None:
+    """What the training did without, or what was too much for it; no file where there is nothing to say."""
+    if data.problems:
+        write_json(run.skipped, [asdict(problem) for problem in data.problems])
 
 
 def _leave(run: RunDir, result: Result, module: STTSModule, decisions: Decisions) -> None:
@@ -234,8 +245,10 @@ def build_trainer(
 def describe(result: Result) -> str:
     """One line on a finished run."""
     stderr = "" if result.accuracy_stderr is None else f" +- {result.accuracy_stderr:.3f}"
+    skipped = ", ".join(f"{kind} {lost}" for kind, lost in result.skipped.items())
     return (
         f"{result.method} k={result.prune_percent:g} seed={result.seed}: accuracy {result.accuracy:.3f}{stderr}, "
         f"{result.kept_tokens:.0f} vision tokens a clip; "
         + ", ".join(f"{k} {v:.2f}" for k, v in asdict(result)["by_category"].items())
+        + (f"; questions skipped in training: {skipped}" if skipped else "")
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from dataclasses import asdict
+from itertools import chain, pairwise
 from typing import Any
 
 import lightning.pytorch as pl
@@ -16,7 +17,7 @@ from stts_lightning.data.dataset import ImageQuestions, TextQuestions, VideoQues
 from stts_lightning.data.encode import Encoder
 from stts_lightning.data.generate import generated_set
 from stts_lightning.data.generate_images import generated_images
-from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, read_records
+from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Records, list_problems, read_records
 from stts_lightning.data.split import hold_out_images, split_records
 from stts_lightning.data.steps import StepBatches
 from stts_lightning.data.training import Place, Source, training_batches
@@ -71,12 +72,15 @@ class VideoQuestionData(pl.LightningDataModule):
         self.count_problems(train.problems)
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the packed streams of every process stand. Called by all of them."""
-        if not self.config.data.packing.enabled:
-            return {}
-        return {"streams": gather(self.streams)}
+        """Where the packed streams of every process stand, and what none of them could use. Called by all of them."""
+        problems = _merged(gather(self.problems))
+        state: dict[str, Any] = {"problems": [asdict(problem) for problem in problems]} if problems else {}
+        if self.config.data.packing.enabled:
+            state["streams"] = gather(self.streams)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.problems = _merged([self.problems, [Problem(**known) for known in state_dict.get("problems", [])]])
         everyone, rank = state_dict.get("streams", []), self.trainer.global_rank if self.trainer else 0
         self.streams = everyone[rank] if rank < len(everyone) else None
 
@@ -85,28 +89,42 @@ class VideoQuestionData(pl.LightningDataModule):
         assert self._eval is not None
         return self._eval.clips
 
+    def note_problems(self, problems: list[Problem]) -> None:
+        """Add those that are new."""
+        self.problems = _merged([self.problems, problems])
+
     def count_problems(self, problems: list[Problem]) -> None:
         """Add problems that are new, and stop where they pass the budget.
 
         Raises:
             ValueError: more unusable questions than ``data.bad_sample_budget`` allows; lists them.
         """
-        known = {problem.where for problem in self.problems}
-        self.problems += [problem for problem in problems if problem.where not in known]
+        self.note_problems(problems)
         lost = sum(problem.questions for problem in self.problems)
-        budget = self.config.data.bad_sample_budget
-        if lost > budget * self.num_questions:
-            listed = "\n  ".join(map(str, self.problems[:50]))
+        if lost > self._may_lose:
             raise ValueError(
-                f"{lost} of {self.num_questions} training questions cannot be used, more than "
-                f"data.bad_sample_budget={budget} allows. Mend them or raise the budget:\n  {listed}"
+                f"{lost} of {self.num_questions} training questions cannot be used, more than data.bad_sample_budget="
+                f"{self.config.data.bad_sample_budget} allows. Mend them or raise the budget:\n  "
+                f"{list_problems(self.problems)}"
             )
+
+    def share_problems(self) -> None:
+        """Count what any process found, on all of them: the budget is one for all. Called by all of them.
+
+        Raises:
+            ValueError: as `count_problems`, and then on every process.
+        """
+        self.count_problems(_merged(gather(self.problems)))
+
+    @property
+    def _may_lose(self) -> float:
+        return self.config.data.bad_sample_budget * self.num_questions
 
     def train_dataloader(self) -> StepBatches:
         assert self._train is not None
         optim, trainer = self.config.optim, self.trainer
         encoder = self._encoder(optim.dense_weight)
-        videos, texts, images = self._datasets(self._train, encoder, strict=False)
+        videos, texts, images = self._datasets(self._train, encoder, self._may_lose)
         share = self._image_share(len(videos), len(texts), len(images))
         place = Place(
             rank=trainer.global_rank if trainer else 0,
@@ -122,7 +140,7 @@ class VideoQuestionData(pl.LightningDataModule):
     def val_dataloader(self) -> DataLoader:
         assert self._eval is not None
         encoder, batch_size = self._encoder(0.0), self.config.optim.batch_size
-        kinds = self._datasets(self._eval, encoder, strict=True)
+        kinds = self._datasets(self._eval, encoder, None)
         everything: ConcatDataset[Any] = ConcatDataset(kinds)
         ends = [0, *everything.cumulative_sizes]
         batches = [
@@ -152,7 +170,7 @@ class VideoQuestionData(pl.LightningDataModule):
         return Encoder(self.tokenizer, side, self.config.data.max_text_tokens, dense_weight)
 
     def _datasets(
-        self, records: Records, encoder: Encoder, strict: bool
+        self, records: Records, encoder: Encoder, may_lose: float | None
     ) -> tuple[VideoQuestions, TextQuestions, ImageQuestions]:
         backbone, data = self.config.backbone, self.config.data
         videos = VideoQuestions(
@@ -163,10 +181,10 @@ class VideoQuestionData(pl.LightningDataModule):
             data.questions_per_clip,
             data.frame_cache_mib,
             data.frame_cache_dir,
-            strict,
+            may_lose,
         )
-        texts = TextQuestions(records.texts, encoder, data.questions_per_clip, strict)
-        images = ImageQuestions(records.images, encoder, self.config.image, backbone, data.questions_per_clip, strict)
+        texts = TextQuestions(records.texts, encoder, data.questions_per_clip, may_lose)
+        images = ImageQuestions(records.images, encoder, self.config.image, backbone, data.questions_per_clip, may_lose)
         return videos, texts, images
 
     def _collate(self, encoder: Encoder, pad_to: int = 0) -> Collate:
@@ -215,6 +233,14 @@ def evaluation_images(config: Config) -> list[ImageRecord]:
 
 def _strict(records: Records) -> Records:
     if records.problems:
-        listed = "\n  ".join(map(str, records.problems[:50]))
+        listed = list_problems(records.problems)
         raise ValueError(f"{len(records.problems)} evaluation questions cannot be used:\n  {listed}")
     return records
+
+
+def _merged(lists: list[list[Problem]]) -> list[Problem]:
+    """Each problem once: several workers, epochs and processes meet the same."""
+    known: dict[str, Problem] = {}
+    for problem in chain(*lists):
+        known.setdefault(problem.where, problem)
+    return list(known.values())

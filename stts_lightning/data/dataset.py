@@ -12,45 +12,56 @@ from stts_lightning.config import BackboneConfig, ImageConfig, VideoConfig
 from stts_lightning.data.cache import ClipCache
 from stts_lightning.data.encode import Encoder, ImageSample, Sample, TextSample
 from stts_lightning.data.images import ImageError, crop_image, read_image
-from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Question, TextRecord
+from stts_lightning.data.records import ClipRecord, ImageRecord, Problem, Question, TextRecord, list_problems
 from stts_lightning.video.clip import Clip, VideoError
 from stts_lightning.video.reader import ClipReader
 
-MAX_TRIES = 50  # unreadable items in a row before the data set is taken for broken
+MAX_TRIES = 50  # unreadable items in a row, where more are lost than may be, before the run stops from here
 
 
 class _Questions(Dataset[Any]):
     """One item is one record with up to ``questions_per_clip`` of its questions.
 
-    A file that cannot be read is an error where ``strict``, else the next item is taken and the problem
-    travels with the sample, so that the main process can count it.
+    For a file that cannot be read the next item is taken, and the problem travels with the sample, so that the main
+    process can count it; it is not tried again. Where ``may_lose`` is None it is an error.
+
+    ``may_lose``: how many questions can be done without, in which case all neighbours may be unreadable too.
     """
 
-    def __init__(self, records: list[Any], encoder: Encoder, questions_per_clip: int, strict: bool) -> None:
+    def __init__(self, records: list[Any], encoder: Encoder, questions_per_clip: int, may_lose: float | None) -> None:
         self.items = [(r, group) for r in records for group in encoder.groups(r.questions, questions_per_clip)]
         self.encoder = encoder
-        self.strict = strict
+        self.may_lose = may_lose
+        self.unreadable: dict[str, Problem] = {}  # by the record's name
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> Any:
-        skipped: list[Problem] = []
-        for step in range(min(MAX_TRIES, len(self.items))):
+        skipped: dict[str, Problem] = {}
+        for step in range(len(self.items)):
             record, questions = self.items[(index + step) % len(self.items)]
-            try:
-                return self._sample(record, questions, skipped)
-            except (VideoError, ImageError) as error:
-                if self.strict:
-                    raise
-                skipped.append(self._problem(record, error, len(questions)))
-        raise ValueError(f"{len(skipped)} items in a row cannot be read; the first: {skipped[0]}")
+            if record.name not in self.unreadable:
+                try:
+                    return self._sample(record, questions, list(skipped.values()))
+                except (VideoError, ImageError) as error:
+                    if self.may_lose is None:
+                        raise
+                    self.unreadable[record.name] = _problem(record, error)
+            skipped[record.name] = self.unreadable[record.name]
+            if step + 1 >= MAX_TRIES and sum(p.questions for p in self.unreadable.values()) > self.may_lose:
+                break
+        listed = list_problems(list(self.unreadable.values()))
+        raise ValueError(f"{step + 1} samples in a row cannot be read; questions lost so far: {listed}")
 
     def _sample(self, record: Any, questions: tuple[Question, ...], skipped: list[Problem]) -> Any:
         raise NotImplementedError
 
-    def _problem(self, record: Any, error: Exception, questions: int) -> Problem:
-        raise NotImplementedError
+
+def _problem(record: Any, error: VideoError | ImageError) -> Problem:
+    """All its questions are lost: no group of them can be asked."""
+    what = str(error).removeprefix(f"{record.name}: ")
+    return Problem(record.name, what, error.kind, len(record.questions))
 
 
 class VideoQuestions(_Questions):
@@ -65,9 +76,9 @@ class VideoQuestions(_Questions):
         questions_per_clip: int,
         cache_mib: int,
         cache_dir: str | None,
-        strict: bool,
+        may_lose: float | None,
     ) -> None:
-        super().__init__(clips, encoder, questions_per_clip, strict)
+        super().__init__(clips, encoder, questions_per_clip, may_lose)
         self.reader = ClipReader(timeout_s=video.decode_timeout_s)
         self.sampling = {
             "size": backbone.image_size,
@@ -103,9 +114,6 @@ class VideoQuestions(_Questions):
     def _decode(self, record: ClipRecord) -> Clip:
         return self.reader.read(str(record.video), start=record.start, end=record.end, **self.sampling)
 
-    def _problem(self, record: ClipRecord, error: Any, questions: int) -> Problem:
-        return Problem(str(record.video), f"[{error.kind}] {error}", questions)
-
 
 class ImageQuestions(_Questions):
     """Pictures, read anew each time: a PNG or JPEG costs a hundredth of a clip."""
@@ -117,9 +125,9 @@ class ImageQuestions(_Questions):
         image: ImageConfig,
         backbone: BackboneConfig,
         questions_per_clip: int,
-        strict: bool,
+        may_lose: float | None,
     ) -> None:
-        super().__init__(records, encoder, questions_per_clip, strict)
+        super().__init__(records, encoder, questions_per_clip, may_lose)
         self.image = image
         self.backbone = backbone
 
@@ -137,9 +145,6 @@ class ImageQuestions(_Questions):
             source=record.name,
             skipped=skipped,
         )
-
-    def _problem(self, record: ImageRecord, error: Exception, questions: int) -> Problem:
-        return Problem(record.name, str(error), questions)
 
 
 class TextQuestions(_Questions):

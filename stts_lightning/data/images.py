@@ -24,6 +24,8 @@ from stts_lightning.video.patches import pool_windows
 class ImageError(ValueError):
     """A picture that cannot be read. The text names the file, what is wrong with it and the remedy."""
 
+    kind = "unreadable"  # as `video.clip.VideoError` has it
+
 
 class Crops(NamedTuple):
     """One picture as the model sees it.

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stts_lightning.data.prompts import LETTERS
+from stts_lightning.video.clip import VideoError
+from stts_lightning.video.files import check_there
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,14 @@ class ClipRecord:
     questions: tuple[Question, ...]
     dense: tuple[tuple[int, ...], ...] | None = None  # classes by frame and window; generated clips only
     contents: tuple[tuple[int, ...], ...] | None = None  # what each window shows, as in `scene.CONTENTS`; likewise
+
+    @property
+    def name(self) -> str:
+        """The video, and the seconds if it is not the whole of it."""
+        if self.start is None and self.end is None:
+            return str(self.video)
+        end = "its end" if self.end is None else f"{self.end:g} s"
+        return f"{self.video} from {self.start or 0:g} s to {end}"
 
 
 @dataclass(frozen=True)
@@ -58,14 +70,38 @@ class TextRecord:
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that cannot be used: where it stands, what is wrong and how many questions it costs."""
+    """Something that cannot be used: where it stands, what is wrong, of what kind, and the questions that it costs.
+
+    ``kind`` is one of `video.clip.REMEDIES`, or BAD_LINE.
+    """
 
     where: str
     what: str
+    kind: str
     questions: int = 1
 
     def __str__(self) -> str:
         return f"{self.where}: {self.what}"
+
+
+BAD_LINE = "bad_line"  # the kind of a line that makes no sense
+
+
+def count_by_kind(problems: Iterable[Problem]) -> dict[str, int]:
+    """Questions lost to each kind of problem, the worst first."""
+    lost: Counter[str] = Counter()
+    for problem in problems:
+        lost[problem.kind] += problem.questions
+    return dict(lost.most_common())
+
+
+def list_problems(problems: list[Problem], at_most: int = 50) -> str:
+    """How many questions each kind costs, and a line for each of the first problems."""
+    counts = ", ".join(f"{kind} {count}" for kind, count in count_by_kind(problems).items())
+    lines = [counts, *map(str, problems[:at_most])]
+    if len(problems) > at_most:
+        lines.append(f"and {len(problems) - at_most} more")
+    return "\n  ".join(lines)
 
 
 @dataclass
@@ -116,7 +152,7 @@ def read_records(path: str | Path) -> Records:
                 if key not in grouped:  # else it has passed already, with an earlier question on the same clip
                     _check_clip(*key)
         except (ValueError, UnicodeDecodeError) as error:
-            problems.append(Problem(where, str(error)))
+            problems.append(Problem(where, str(error), error.kind if isinstance(error, VideoError) else BAD_LINE))
             continue
         if "images" in row:
             pictures.setdefault(files, []).append(question)
@@ -135,7 +171,7 @@ def read_records(path: str | Path) -> Records:
     ]
     images = [ImageRecord(files, tuple(questions)) for files, questions in pictures.items()]
     if not clips and not images and not texts:
-        listed = "\n  ".join(map(str, problems[:20])) or "the file is empty"
+        listed = list_problems(problems) if problems else "the file is empty"
         raise ValueError(f"{path}: no usable question.\n  {listed}")
     return Records(clips, problems, images, texts)
 
@@ -175,18 +211,9 @@ def _seconds(row: dict[str, Any], key: str) -> float | None:
 
 
 def _check_clip(video: Path, start: float | None, end: float | None) -> None:
-    _check_file(video, "video")
+    check_there(str(video))
     if start is not None and end is not None and start >= end:
         raise ValueError(f"start={start} is not before end={end}.")
-
-
-def _check_file(path: Path, what: str) -> None:
-    if not path.exists():
-        raise ValueError(f"no {what} at {path}. Paths are relative to the JSON Lines file.")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty (0 bytes).")
 
 
 def _image_files(row: dict[str, Any], folder: Path) -> tuple[Path, ...]:
@@ -197,5 +224,5 @@ def _image_files(row: dict[str, Any], folder: Path) -> tuple[Path, ...]:
         raise ValueError(f"images={row['images']!r} must be a list of one or more file names.")
     files = tuple(folder / name for name in row["images"])
     for file in files:
-        _check_file(file, "image")
+        check_there(str(file))
     return files

@@ -96,11 +96,17 @@ class KeptShares(pl.Callback):
 
 
 class CountProblems(pl.Callback):
-    """Hands clips that a worker could not read to the data module, which stops the run past its budget."""
+    """Hands what a worker could not read to the data module, which stops the run past its budget. Several processes
+    tell each other whenever metrics are logged, and at the end, so that all of them stop."""
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch["skipped"]:
-            trainer.datamodule.count_problems(batch["skipped"])
+            trainer.datamodule.note_problems(batch["skipped"])
+        if batch["skipped"] if trainer.world_size == 1 else batch_idx % trainer.log_every_n_steps == 0:
+            trainer.datamodule.share_problems()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        trainer.datamodule.share_problems()
 
 
 class StreamProgress(pl.Callback):

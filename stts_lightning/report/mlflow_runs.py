@@ -158,7 +158,7 @@ def _finish_run(client: MlflowClient, run_id: str, result: Result | None, folder
 
             contact_sheet({result.method: folder.decisions}, folder.contact_sheet)
     files = (folder.config, folder.result, folder.predictions, folder.decisions, folder.contact_sheet, folder.log)
-    log_files(client, run_id, files)
+    log_files(client, run_id, (*files, folder.skipped))
     for predictions in sorted(folder.benchmarks.glob("*/predictions.jsonl")):
         client.log_artifact(run_id, str(predictions), f"benchmarks/{predictions.parent.name}")
     client.set_terminated(run_id, status, ended_ms)
@@ -177,6 +177,7 @@ def result_metrics(result: Result) -> dict[str, float]:
         "train/seconds": result.train_seconds,
         **{f"eval/accuracy/{category}": value for category, value in result.by_category.items()},
         **{f"eval/kept/{kind}": value for kind, value in result.kept_shares.items()},
+        **{f"data/skipped/{kind}": float(lost) for kind, lost in result.skipped.items()},
         **benchmark_metrics(result.benchmarks, result.benchmarks_stderr),
     }
     return {key: value for key, value in values.items() if value is not None}

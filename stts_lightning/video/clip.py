@@ -22,11 +22,12 @@ class Clip(NamedTuple):
 # Every `VideoError.kind`, with what the user can do about it.
 REMEDIES = {
     "missing": "Check the path, and that the disk or network share is mounted.",
-    "not_a_file": "Give the path of one video file.",
+    "not_a_file": "Give the path of one file.",
     "empty": "The download or copy wrote nothing: fetch it again.",
     "unreadable": "Check the permissions; if the data are damaged, fetch the file again or re-encode it.",
     "not_a_video": "Check that the download did not save an error page or another kind of file.",
     "no_video_stream": "Give a file that has pictures, or drop the sample.",
+    "too_large": "Scale the video down or drop the sample.",
     "truncated": "The download or copy stopped early: fetch it again, or take a clip inside what is there.",
     "timeout": "Raise timeout_s if the disk is slow or the video long; else re-encode or drop the sample.",
     "decoder_crash": "Re-encode the file (H.264 in MP4 is the safest) or drop the sample.",

@@ -29,8 +29,6 @@ def list_packets(container: Any, stream: Any, shape: FileShape, file_bytes: int)
             packets.append(Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, p.is_discard, p.is_corrupt, clean))
     except Exception:  # a damaged packet, or the end of a cut file
         broke_off = True
-    # The index, where there is one, tells exactly whether data that it names are missing.
-    beyond = any(entry.pos + entry.size > file_bytes for entry in stream.index_entries)
     rate = stream.average_rate or stream.guessed_rate
     header = Header(
         frozenset(container.format.name.split(",")),
@@ -40,10 +38,21 @@ def list_packets(container: Any, stream: Any, shape: FileShape, file_bytes: int)
         tick_s,
         frame_s=1.0 / float(rate) if rate else 0.0,
         claimed_end_s=_claimed_end(container, stream, tick_s),
-        is_cut=beyond or broke_off or (shape.is_cut and shape.must_be_whole),
+        is_cut=lacks_data(stream, file_bytes) or broke_off or (shape.is_cut and shape.must_be_whole),
         video_streams=len(container.streams.video),
     )
     return build_track(packets, header)
+
+
+def lacks_data(stream: Any, file_bytes: int) -> bool:
+    """Whether the index, where there is one, names data past the end of the file."""
+    return any(entry.pos + entry.size > file_bytes for entry in stream.index_entries)
+
+
+def is_picture(container: Any) -> bool:
+    """A JPEG or PNG under a video's name, which FFmpeg plays as a video of one frame. Not a GIF."""
+    name = container.format.name
+    return bool(name == "image2" or name.endswith("_pipe"))
 
 
 def _claimed_end(container: Any, stream: Any, tick_s: float) -> float | None:

@@ -1,4 +1,4 @@
-"""Decode the frames that the model sees. MAIN PATH of a video, and the only place that imports a decoder.
+"""Decode the frames that the model sees. MAIN PATH of a video, from the file to its frames.
 
 file -> checks (files) -> frame table (container, track) -> times (sample) -> decord or PyAV -> square frames
 
@@ -6,25 +6,21 @@ On a bad file a decoder may hang, or crash the process. `reader.ClipReader` runs
 call that one unless the files are known to be good.
 """
 
-import contextlib
 import os
 import re
 import traceback
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from stts_lightning.video.clip import Clip, VideoError, video_error
-from stts_lightning.video.container import best_stream, list_packets
+from stts_lightning.video.container import best_stream, is_picture, lacks_data, list_packets
+from stts_lightning.video.decoders import MAX_PIXELS, open_video, with_decord, with_pyav
 from stts_lightning.video.files import FileShape, check_file
-from stts_lightning.video.patches import resize_frames
 from stts_lightning.video.sample import clip_window, frames_at, sample_times
 from stts_lightning.video.track import Track, why_not_decord
 
 DECODERS = ("auto", "decord", "pyav")
 RESIZERS = ("molmo2", "decoder")
-CHUNK = 4  # frames that decord returns at once at full resolution: four of 1080p take 25 MB
 
 
 def decode_clip(
@@ -90,7 +86,7 @@ def _fetch(
         raise video_error(path, "unreadable", f"decord was asked for; {reason}")
     if decoder == "decord" or (decoder == "auto" and not reason):
         try:
-            return _with_decord(path, track, wanted, size, straight), "decord", ""
+            return with_decord(path, track, wanted, size, straight), "decord", ""
         except Exception as error:  # DECORDError is no RuntimeError; after either the reader is unusable
             reason = f"decord failed: {_first_line(error)}"
             # A reader that lives on in the traceback would hang a forked process that frees it.
@@ -98,7 +94,7 @@ def _fetch(
     if decoder == "decord":
         raise video_error(path, "unreadable", reason)
     try:
-        frames, remark = _with_pyav(path, track, wanted, size, straight)
+        frames, remark = with_pyav(path, track, wanted, size, straight)
     except VideoError:
         raise
     except Exception as error:
@@ -111,21 +107,26 @@ def _fetch(
 
 def _read_track(path: str, shape: FileShape) -> Track:
     """Read the header and the list of packets of the best video stream; nothing is decoded."""
-    track, streams = None, "nothing"
+    track, streams, is_cut = None, "nothing", shape.is_cut
     try:
-        with _open(path) as container:
+        with open_video(path) as container:
             streams = ", ".join(sorted({s.type for s in container.streams})) or streams
+            if is_picture(container):
+                raise video_error(path, "not_a_video", "this is a picture, which `images` may name and `video` not")
             stream = best_stream(container)
             if stream is not None:
-                track = list_packets(container, stream, shape, os.path.getsize(path))
-    except ImportError:
+                _check_size(path, stream.codec_context.width, stream.codec_context.height)
+                size = os.path.getsize(path)
+                track = list_packets(container, stream, shape, size)
+                is_cut = is_cut or lacks_data(stream, size)
+    except (ImportError, VideoError):
         raise
     except Exception as error:
         if shape.looks_like_video:
             problem = f"it starts like a video, but its index or data are missing ({_first_line(error)})"
             raise video_error(path, "truncated", problem) from None
         raise video_error(path, "not_a_video", f"this is no video file ({_first_line(error)})") from None
-    if track is None and shape.is_cut:
+    if track is None and is_cut:
         raise video_error(path, "truncated", "the file was cut before its first complete picture")
     if stream is None:
         raise video_error(path, "no_video_stream", f"the file holds {streams} and no video stream")
@@ -134,99 +135,10 @@ def _read_track(path: str, shape: FileShape) -> Track:
     return track
 
 
-def load_decoders() -> None:
-    """Import the decoders now, so that the first clip's time limit does not pay for it."""
-    import av  # noqa: F401
-
-    with contextlib.suppress(ImportError):  # there is no decord for some platforms; "auto" does without
-        import decord  # noqa: F401
-
-
-def _open(path: str) -> Any:
-    import av
-
-    return av.open(path, metadata_errors="ignore")  # a title in a foreign encoding must not stop us
-
-
-# ---- the decoders ------------------------------------------------------------------------------------------
-
-
-def _with_decord(path: str, track: Track, wanted: np.ndarray, size: int, straight: bool) -> np.ndarray:
-    """Fetch by index, after comparing decord's frame table with the container's; raises where they differ."""
-    import decord
-
-    if straight and track.header.video_streams > 1:  # a scaled frame does not tell which stream it is from
-        _check_shape(decord.VideoReader(path, num_threads=1).get_batch([0]).asnumpy(), track)
-    side = size if straight else -1  # -1: as in the file. decord turns a frame upright before it scales it
-    reader = decord.VideoReader(path, num_threads=1, width=side, height=side)
-    if len(reader) != len(track.ticks):
-        raise RuntimeError(f"it sees {len(reader)} frames, the container lists {len(track.ticks)}")
-    starts_s = np.asarray(reader.get_frame_timestamp(list(range(len(reader)))), dtype=np.float64)[:, 0]
-    listed_s = (track.ticks - track.ticks[0]) * track.tick_s
-    # Its times are float32: in a video of hours they are off by milliseconds, still less than a frame.
-    if (np.abs(starts_s - starts_s[0] - listed_s) > np.maximum(1e-3, 1e-6 * listed_s)).any():
-        raise RuntimeError("its frame times are not the container's")
-    out = np.empty((len(wanted), size, size, 3), dtype=np.uint8)
-    if straight:
-        for place, index in enumerate(wanted.tolist()):
-            # Singly, as rows may come padded, with the padding counted as colours: a batch then fails (48 pixels).
-            rows = reader[index].asnumpy().reshape(size, -1)
-            out[place] = rows[:, : size * 3].reshape(size, size, 3)
-        return out
-    for at in range(0, len(wanted), CHUNK):
-        frames = reader.get_batch(wanted[at : at + CHUNK].tolist()).asnumpy()
-        _check_shape(frames, track)
-        out[at : at + CHUNK] = resize_frames(frames, size)
-    return out
-
-
-def _check_shape(frames: np.ndarray, track: Track) -> None:
-    if frames.shape[3] != 3 or set(frames.shape[1:3]) != {track.header.width, track.header.height}:
-        raise RuntimeError(f"its frames have the shape {frames.shape[1:]}")
-
-
-def _with_pyav(path: str, track: Track, wanted: np.ndarray, size: int, straight: bool) -> tuple[np.ndarray, str]:
-    """Decode from the start to the last frame wanted; one frame at a time is held at full resolution.
-
-    Also tells of pictures that are listed and do not decode: the one before stays on the screen, as it would
-    in a player.
-    """
-    targets = track.ticks[wanted].tolist()
-    out, done, stand_ins = np.empty((len(wanted), size, size, 3), dtype=np.uint8), 0, 0
-    before = None
-    for tick, frame in _frames(path, track.counted):
-        while done < len(targets) and targets[done] <= tick:
-            exact = targets[done] == tick
-            out[done] = _square(frame if exact or before is None else before, size, straight)
-            done, stand_ins = done + 1, stand_ins + (not exact)
-        if done == len(targets):
-            break
-        before, last_tick = frame, tick
-    if before is None and done == 0:
-        raise video_error(path, "no_frames", "no picture of the video can be decoded")
-    if done < len(targets):
-        behind = int((track.ticks > last_tick).sum())
-        if behind > 2:  # some encoders end with a packet or two that hold no picture; more is a loss
-            raise video_error(path, "truncated", f"the last {behind} frames cannot be decoded")
-        out[done:] = _square(before, size, straight)
-        stand_ins += len(targets) - done
-    return out, f"{stand_ins} undecodable frame(s) shown as their neighbour" if stand_ins else ""
-
-
-def _frames(path: str, counted: bool) -> Iterator[tuple[int, Any]]:
-    """Every picture in order of presentation with its tick, decoded on one thread."""
-    with _open(path) as container:
-        stream = best_stream(container)
-        stream.codec_context.thread_count = 1
-        for count, frame in enumerate(container.decode(stream)):
-            yield (count if counted else frame.pts), frame
-
-
-def _square(frame: Any, size: int, straight: bool) -> np.ndarray:
-    """RGB (S, S, 3), turned as the metadata say; PyAV counts `rotation` in degrees counter-clockwise."""
-    scaled = {"width": size, "height": size, "interpolation": "BILINEAR"} if straight else {}  # decord's, too
-    upright = np.rot90(frame.to_ndarray(format="rgb24", **scaled), round(frame.rotation / 90) % 4)
-    return resize_frames(upright[None], size)[0]
+def _check_size(path: str, width: int, height: int) -> None:
+    """Before anything is decoded, for a decoder takes the memory that a header asks for."""
+    if width * height > MAX_PIXELS:
+        raise video_error(path, "too_large", f"{width} x {height} pixels are more than {MAX_PIXELS:,}")
 
 
 def _first_line(error: BaseException) -> str:

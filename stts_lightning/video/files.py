@@ -4,7 +4,7 @@ import os
 import stat
 from typing import NamedTuple
 
-from stts_lightning.video.clip import video_error
+from stts_lightning.video.clip import VideoError, video_error
 
 _MP4_FIRST_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 
@@ -18,25 +18,37 @@ class FileShape(NamedTuple):
 
 
 def check_file(path: str) -> FileShape:
-    """The shape of the file at `path`.
+    """The shape of the file at `path`. Raises VideoError as `check_there`, which comes first."""
+    size = check_there(path)
+    try:
+        return _file_shape(path, size)
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def check_there(path: str) -> int:
+    """The bytes of a file, which is not opened.
 
     Raises VideoError of the kinds "missing", "not_a_file", "empty" and "unreadable".
     """
     try:
         found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            what = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
-            raise video_error(path, "not_a_file", f"this is {what}")
-        if found.st_size == 0:
-            raise video_error(path, "empty", "the file has zero bytes")
-        return _file_shape(path, found.st_size)
     except (FileNotFoundError, NotADirectoryError):
         is_link = os.path.islink(path)
         problem = "the link points to a file that does not exist" if is_link else "there is no such file"
         raise video_error(path, "missing", problem) from None
-    except OSError as error:
-        problem = f"the file cannot be read: {error.strerror or error}"
-        raise video_error(path, "unreadable", problem) from None
+    except OSError as error:  # a folder that is locked, a name too long, a ring of links
+        raise _unreadable(path, error) from None
+    if not stat.S_ISREG(found.st_mode):
+        what = "a directory" if stat.S_ISDIR(found.st_mode) else "no regular file"
+        raise video_error(path, "not_a_file", f"this is {what}")
+    if found.st_size == 0:
+        raise video_error(path, "empty", "the file has zero bytes")
+    return found.st_size
+
+
+def _unreadable(path: str, error: OSError) -> VideoError:
+    return video_error(path, "unreadable", f"the file cannot be read: {error.strerror or error}")
 
 
 def _file_shape(path: str, size: int) -> FileShape:

@@ -54,7 +54,7 @@ class Track(NamedTuple):
 
 
 def build_track(packets: list[Packet], header: Header) -> Track | None:
-    """The table of the stream's `packets`, or None if they show no frame that has a time."""
+    """The table of the stream's `packets`, or None if they show no frame that has a time of its own."""
     is_cut = header.is_cut or bool(packets and packets[-1].is_corrupt)
     whole = packets[:-1] if packets and packets[-1].is_corrupt else packets
     shown = [p for p in whole if not p.is_discard]
@@ -67,6 +67,8 @@ def build_track(packets: list[Packet], header: Header) -> Track | None:
         last_s = header.frame_s
     else:
         ticks, tick_s = np.unique(np.array([p.pts for p in shown], dtype=np.int64)), header.tick_s
+        if len(ticks) == 1 and len(shown) > 2:  # two may be the fields of one picture
+            return None
         last_s = max(p.duration for p in shown if p.pts == ticks[-1]) * tick_s or header.frame_s
     starts_s = (ticks - ticks[0]) * tick_s
     ends_s = np.append(starts_s[1:], starts_s[-1] + last_s)

@@ -34,12 +34,15 @@ def main() -> None:
     try:
         import torch
 
-        from stts_lightning.video.decode import decode_clip, load_decoders
+        from stts_lightning.video.complaints import listen
+        from stts_lightning.video.decode import decode_clip
+        from stts_lightning.video.decoders import load_decoders
 
         load_decoders()
     except Exception:
         write_all(answers, pack({"status": "broken", "text": traceback.format_exc()}))
         return
+    listen()
     torch.set_num_threads(1)  # one such process stands beside each DataLoader worker
     write_all(answers, pack({"status": "ready"}))
     while request := _next_request(requests):

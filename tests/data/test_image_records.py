@@ -44,7 +44,7 @@ def test_a_file_of_pictures_alone_will_do(tmp_path: Path) -> None:
         ({**GOOD, "images": "a.png"}, "type list"),
         ({**GOOD, "images": ["a.png", 3]}, "file names"),
         ({**GOOD, "images": ["a.png", "gone.png"]}, "gone.png"),
-        ({**GOOD, "images": ["empty.png"]}, "0 bytes"),
+        ({**GOOD, "images": ["empty.png"]}, "zero bytes"),
         ({**GOOD, "start": 1.0}, "no times"),
         ({k: v for k, v in GOOD.items() if k != "images"}, "video or images"),
     ],
