@@ -98,7 +98,7 @@ def test_a_model_that_was_loaded_is_trained_in_training_mode(
 
 def losses(run_dir: Path, client: MlflowClient) -> dict[int, float]:
     """What MLflow has by step; steps that ran twice have to have said the same twice."""
-    run_id = (run_dir / "mlflow_run_id").read_text()
+    run_id = (run_dir / "mlflow_run_id").read_text().strip()
     found: dict[int, float] = {}
     for metric in client.get_metric_history(run_id, "train/task_loss"):
         assert found.setdefault(metric.step, metric.value) == metric.value, f"step {metric.step}"

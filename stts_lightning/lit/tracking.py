@@ -49,10 +49,10 @@ def open_logger(config: Config, run_dir: str | Path, *, flush_seconds: float = 1
 class RunLogger(Logger):
     """Writes metrics into the run's journal, and the journal to MLflow from a thread of its own.
 
-    Both happen every ``flush_seconds``, with each checkpoint and at the end: a call costs 10 to 30 ms whatever it
-    holds, and what was logged before a checkpoint outlives a killed process. Where MLflow is away nothing waits for
-    it: it is tried again after a growing pause. Lightning's own logger for MLflow asks it for the run when it is made
-    and with each call, and raises.
+    The journal has them at once, so that they outlive a killed process: the steps before its checkpoint do not run
+    again. MLflow gets them every ``flush_seconds``, with each checkpoint and at the end, for a call costs 10 to 30 ms
+    whatever it holds. Where it is away nothing waits for it: it is tried again after a growing pause. Lightning's own
+    logger for MLflow asks it for the run when it is made and with each call, and raises.
 
     Hyperparameters are not logged, for `start_run` has done so, and the end of a fit does not close the run: an
     evaluation follows.
@@ -73,7 +73,6 @@ class RunLogger(Logger):
         super().__init__()
         self._tracking, self._folder, self._open_run, self._run_id = tracking, folder, open_run, run_id
         self._client: MlflowClient | None = None
-        self._waiting: list[Point] = []
         self._flushed, self._flush_seconds = time.monotonic(), flush_seconds
         self._sender = Thread()
         self._pause, self._next_try = 0.0, 0.0
@@ -92,13 +91,14 @@ class RunLogger(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         now = int(time.time() * 1000)
-        self._waiting += [Point(metric_name(key), float(v), now, step or 0) for key, v in metrics.items()]
+        self._journal.add(Point(metric_name(key), float(v), now, step or 0) for key, v in metrics.items())
         if time.monotonic() - self._flushed >= self._flush_seconds:
             self.flush()
 
     @rank_zero_only
     def flush(self) -> None:
-        """Write what was gathered to disk, and begin to send it."""
+        """Begin to send what MLflow does not have."""
+        self._flushed = time.monotonic()
         self._save()
         if not (self._journal.empty or self._sender.is_alive() or time.monotonic() < self._next_try):
             self._sender = Thread(target=self._try_to_send, daemon=True)
@@ -127,10 +127,9 @@ class RunLogger(Logger):
             log.warning("%s %s", error, self._left())
 
     def _save(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        self._flushed = time.monotonic()
-        if waiting or not self._journal.empty:
-            self._journal.add(waiting)
+        """Try again to write down what a full disk did not take."""
+        if not self._journal.empty:
+            self._journal.add([])
 
     def _wait(self) -> None:
         if self._sender.is_alive():
