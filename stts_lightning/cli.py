@@ -101,6 +101,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
+    from stts_lightning.processes import is_first
     from stts_lightning.report.client import told_if_away
     from stts_lightning.report.mlflow_runs import tell_the_rest
     from stts_lightning.runs import RunDir, differences
@@ -148,7 +149,9 @@ def _train(arguments: argparse.Namespace) -> int:
             with told_if_away(config.tracking, f"The pretraining is in {pretraining.folder.path}."):
                 tell_the_rest(pretraining.config, pretraining.folder.path)
         config = replace(config, init_from=str(pretraining.folder.model))
-    print(describe(train(config, run.path, arguments.parent)))
+    result = train(config, run.path, arguments.parent)
+    if is_first():
+        print(describe(result))
     return 0
 
 

@@ -43,6 +43,14 @@ class VideoQuestionData(pl.LightningDataModule):
         self._train: Records | None = None
         self._eval: Records | None = None
 
+    def prepare_data(self) -> None:
+        """Make the embedded sets that are not there yet: once on each machine, before `setup` reads them."""
+        data = self.config.data
+        if data.train is None:
+            generated_set(data.generated)
+            if data.image_share:
+                generated_images(data.generated_images, data.generated.root)
+
     def setup(self, stage: str | None = None) -> None:
         """Read the records. In training bad ones are counted against the budget.
 

@@ -144,7 +144,8 @@ class STTSModule(pl.LightningModule):
         hits = [prediction.correct for prediction in self.predictions]
         accuracy = sum(hits) / max(len(hits), 1)
         self.curve.append([self.global_step, accuracy])
-        self.log("val/accuracy", accuracy, prog_bar=True)
+        # The same in all processes.
+        self.log("val/accuracy", accuracy, prog_bar=True, rank_zero_only=True)
         self.log("prune/kept_tokens", self.kept_tokens.compute())
 
     def configure_optimizers(self) -> Any:
