@@ -19,7 +19,7 @@ from stts_lightning.molmo2.load import Backbone
 from stts_lightning.molmo2.patch import PrunedOutput, PruneHandle, apply_stts
 from stts_lightning.molmo2.speed import speed_up
 from stts_lightning.molmo2.teacher import window_use
-from stts_lightning.molmo2.vision import read_by_scorer
+from stts_lightning.molmo2.vision import read_by_scorer, score_blank
 from stts_lightning.processes import gather, gather_shares, rank, world_size
 from stts_lightning.prune.presets import PRESETS
 from stts_lightning.prune.types import Windows
@@ -69,6 +69,10 @@ class STTSModule(pl.LightningModule):
         out = self(batch, labels=batch["labels"], loss_weights=batch["loss_weights"], loss_divisor=divisor)
         loss = out.loss
         self.log("train/task_loss", loss.detach())
+        if batch.get("pixel_values") is not None and shares_out_gradients(self.config.trainer):
+            # ZeRO's stage 3 adds the gradient of a later micro-batch to that of the step before, unless the first
+            # micro-batch brings one.
+            loss = loss + score_blank(self.model.model, self.handle.scorer, self.config.backbone.window)
         if out.pruning is not None and out.pruning.aux_loss is not None:
             loss = loss + self.aux_weight * video_share * out.pruning.aux_loss
             self.log("train/aux_loss", out.pruning.aux_loss.detach(), prog_bar=True)
@@ -200,6 +204,8 @@ class STTSModule(pl.LightningModule):
         """To a norm of ``optim.clip_norm``, each group by itself as Molmo2 does."""
         shared_out = shares_out_gradients(self.config.trainer)
         for group in optimizer.param_groups:
+            if not group["params"]:  # ZeRO-3 steps on one group at a time and empties the others
+                continue
             self.grad_norms[group["name"]] = clip_norm_(group["params"], self.config.optim.clip_norm, shared_out)
 
 

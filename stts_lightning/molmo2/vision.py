@@ -32,6 +32,7 @@ from stts_lightning.prune.registry import find_method
 from stts_lightning.prune.select import select
 from stts_lightning.prune.types import Scores, Selection, Windows
 from stts_lightning.prune.windows import gather_windows, is_first_frame, window_of_patch
+from stts_lightning.video.patches import window_table
 
 
 def encode_videos(
@@ -124,6 +125,17 @@ def read_by_scorer(
     with torch.no_grad():
         x_TND, _ = run_blocks(model, embed(model, pixels_TNC), range(layer + 1), {})
     return x_TND, describe_windows(pixels_TNC, table_MP, grids_V3)
+
+
+def score_blank(model: Molmo2Model, scorer: nn.Module, window: int) -> Tensor:
+    """0, with a gradient of 0 for the scorer: for a batch of images, of which it scores nothing."""
+    vision = model.vision_tower.config
+    height, width = (pixels // vision.patch_size for pixels in vision.image_size)
+    table_MP = window_table(2, height, width, window).to(model.device)
+    x_TND = torch.ones(2, height * width, vision.hidden_size, dtype=model.dtype, device=model.device)
+    grid = (2, -(-height // window), -(-width // window))
+    scores = scorer(x_TND, describe_windows(x_TND, table_MP, [grid]))
+    return 0 * sum(x.float().sum() for x in (scores.scores_TW, scores.use_logits_TW) if x is not None)
 
 
 def _videos(tokens_KD: Tensor, scores: Scores, selection: Selection, windows: Windows, rows: int) -> VideoFeatures:

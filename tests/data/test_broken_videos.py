@@ -114,7 +114,7 @@ def test_every_good_video_arrives_and_every_broken_one_is_counted_once(
     batches = data.train_dataloader()
     for number, batch in enumerate(batches):
         data.count_problems(batch["skipped"])
-        name = Path(batch["videos"][0]).name
+        name = Path(batch["sources"][0]).name
         arrived[number // opened].add(name)
         video = folder.good[name]
         upright = np.rot90(batch["frames"].numpy(), -video.quarter_turns, axes=(1, 2))
@@ -139,7 +139,7 @@ def test_a_decoder_that_never_returns_is_ended_and_counted(
     arrived = []
     for batch in batches:
         data.count_problems(batch["skipped"])
-        arrived.append(Path(batch["videos"][0]).name)
+        arrived.append(Path(batch["sources"][0]).name)
     assert set(arrived[:6]) == set(arrived[6:]) == set(good)
     assert [(problem.where, problem.kind) for problem in data.problems] == [(str(stuck), "timeout")]
     assert len(processes_with(MARK)) == 1  # the one that took its place

@@ -16,7 +16,7 @@ from stts_lightning.convert import convert
 from stts_lightning.lit.checkpoints import newest_sealed
 from stts_lightning.molmo2.checkpoint import load_pruned
 
-STRATEGIES = ("ddp", "fsdp2", "zero1", "zero2", "zero3")
+STRATEGIES = ["fsdp2", "zero2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ddp", "zero1", "zero3"))]
 FILES = ("model.safetensors", "token_scorer.safetensors")
 
 
