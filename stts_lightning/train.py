@@ -88,15 +88,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         SealedCheckpoints(run.checkpoints, config.trainer.checkpoint_every, _made_by(config)),
     ]
 
-    logger = None
-    if config.tracking.enabled and is_first():
-        logger = open_logger(
-            config,
-            run.path,
-            name=run.path.name,
-            parent_run_id=parent_run_id,
-            tags={"phase": phase, VARIANT_TAG: config.variant},
-        )
+    logger = _open_logger(config, run, phase, parent_run_id)
     trainer = build_trainer(config, module, callbacks, logger)
 
     try:
@@ -123,6 +115,14 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
             logger.close(result, "FINISHED")
         shutil.rmtree(run.checkpoints, ignore_errors=True)  # model/ holds what a finished run leaves
     return result
+
+
+def _open_logger(config: Config, run: RunDir, phase: str, parent_run_id: str | None) -> RunLogger | None:
+    """Of the first process; None for the others, and where nothing is tracked."""
+    if not (config.tracking.enabled and is_first()):
+        return None
+    tags = {"phase": phase, VARIANT_TAG: config.variant}
+    return open_logger(config, run.path, name=run.path.name, parent_run_id=parent_run_id, tags=tags)
 
 
 def _fit_and_validate(

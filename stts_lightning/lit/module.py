@@ -133,9 +133,10 @@ class STTSModule(pl.LightningModule):
         self._answered.append(read_answers(out.logits, token_index, batch["asked"], batch["sources"]))
         if batch_idx * world_size() + rank() >= self.trainer.datamodule.num_eval_batches:
             return None  # it is here so that all processes have as many, and another one has it too
-        whole = batch["prompt_counts"].placeholders  # of images nothing leaves
-        for kept in whole if out.pruning is None else out.pruning.kept_tokens:
-            self.kept_tokens.update(kept)
+        if "blank_video" not in batch:  # texts have none to count
+            whole = batch["prompt_counts"].placeholders  # of images nothing leaves
+            for kept in whole if out.pruning is None else out.pruning.kept_tokens:
+                self.kept_tokens.update(kept)
         return out
 
     def on_validation_epoch_start(self) -> None:

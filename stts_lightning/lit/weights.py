@@ -90,7 +90,7 @@ def _read(checkpoint: Path, model: nn.Module) -> Weights:
     else:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        with weights_only():
+        with no_code_from_files():
             weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint, tag="checkpoint")
             # Of stage 1 it forgets what is frozen, which every process has whole.
             whole = checkpoint / "checkpoint" / "mp_rank_00_model_states.pt"
@@ -100,7 +100,7 @@ def _read(checkpoint: Path, model: nn.Module) -> Weights:
 
 
 @contextmanager
-def weights_only() -> Iterator[None]:
+def no_code_from_files() -> Iterator[None]:
     """In here `torch.load` runs no code of a file, also where a library asks it to: DeepSpeed does."""
     from deepspeed.runtime.fp16.loss_scaler import LossScaler
     from deepspeed.runtime.zero.config import ZeroStageEnum

@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.attention.flex_attention import BlockMask
-from torch.utils.checkpoint import checkpoint
 from transformers import Molmo2ForConditionalGeneration
 from transformers.models.molmo2.modeling_molmo2 import Molmo2Adapter, Molmo2CausalLMOutputWithPast, Molmo2Model
 
@@ -20,13 +18,13 @@ from stts_lightning.config import PruneConfig, check_percent
 from stts_lightning.molmo2.attention import PREFIX
 from stts_lightning.molmo2.connector import WindowAdapter
 from stts_lightning.molmo2.language import attention_mask_4d
+from stts_lightning.molmo2.loss import weighted_loss
 from stts_lightning.molmo2.prompt import (
     IGNORE,
     PromptCounts,
     ShortPrompt,
     count_prompts,
     dropped_by_row,
-    labelled_places,
     placeholder_places,
     shorten,
 )
@@ -35,7 +33,6 @@ from stts_lightning.molmo2.vision import encode_videos
 from stts_lightning.prune.registry import Host, build_scorer
 from stts_lightning.prune.types import Pruning
 
-LOSS_CHUNK = 2048  # labels whose logits are in float32 at a time
 VIDEO_INPUTS = ("pixel_values_videos", "video_token_pooling", "video_grids", "video_relevance")
 
 
@@ -260,30 +257,6 @@ def apply_stts(model: Molmo2ForConditionalGeneration, config: PruneConfig) -> Pr
     inner.__class__ = PrunedMolmo2Model
     model.__class__ = PrunedMolmo2
     return PruneHandle(model)
-
-
-def weighted_loss(
-    lm_head: nn.Module, hidden_BLD: Tensor, labels: Tensor, weights: Tensor, most: int, divisor: Tensor | None = None
-) -> Tensor:
-    """Next-token cross-entropy, sum of weight * loss over ``divisor`` or the sum of weights, with logits at labelled
-    places alone.
-
-    ``most`` is the most labels that a row predicts, as counted on the host; the (B, L) ``labels`` are of the
-    shortened prompt and may hold fewer.
-    """
-    places = labelled_places(labels, most)
-    targets, weights = labels[:, 1:].gather(1, places), weights[:, 1:].gather(1, places).float()
-    logits = lm_head(hidden_BLD.take_along_dim(places[..., None], dim=1)).flatten(0, 1)
-    losses = [
-        checkpoint(_cross_entropy, *chunk, use_reentrant=False)  # float32 logits of one chunk live at a time
-        for chunk in zip(logits.split(LOSS_CHUNK), targets.flatten().split(LOSS_CHUNK), strict=True)
-    ]
-    weights = (weights * (targets != IGNORE)).flatten()
-    return (torch.cat(losses) * weights).sum() / (weights.sum() if divisor is None else divisor).clamp(min=1e-9)
-
-
-def _cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    return F.cross_entropy(logits.float(), targets, ignore_index=IGNORE, reduction="none")
 
 
 def _nothing_learned(features: VideoFeatures) -> Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 
 from stts_lightning.config import Config, load_config
 from stts_lightning.data.datamodule import VideoQuestionData
+from stts_lightning.data.generate import generated_set
 from stts_lightning.lit.callbacks import AuxLossSchedule, Decisions, Throughput
 from stts_lightning.lit.module import STTSModule, parameter_groups
 from stts_lightning.molmo2.load import load_backbone
@@ -175,3 +177,20 @@ def test_validation_answers_every_question_and_keeps_decisions(root: Path, tmp_p
     saved = np.load(tmp_path / "decisions.npz")
     assert saved["frames"].shape == (2, 8, 48, 48, 3) and saved["keep"].sum((1, 2)).tolist() == [64, 64]
     assert saved["frames"].std() > 5  # pictures, not a constant
+
+
+def test_texts_do_not_count_among_the_clips_whose_tokens_are_kept(root: Path, tmp_path: Path) -> None:
+    clips = generated_set(config_for(root).data.generated).test
+    clip = json.loads(clips.read_text().splitlines()[0])
+    text = {"video": None, "question": "which?", "options": ["this", "that"], "answer": 0}
+    (tmp_path / "qa.jsonl").write_text(
+        "\n".join(map(json.dumps, [{**clip, "video": str(clips.parent / clip["video"])}, text]))
+    )
+    file = f"data.train={tmp_path / 'qa.jsonl'}"
+    config = config_for(root, "data=files", file, file.replace("train", "eval", 1), "prune.percent=50")
+    backbone = load_backbone(config.backbone)
+    module = STTSModule(config, backbone)
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.validate(module, datamodule=VideoQuestionData(config, backbone.tokenizer), verbose=False)
+    assert len(module.predictions) == 2
+    assert float(trainer.callback_metrics["prune/kept_tokens"]) == 8 * 16 / 2

@@ -6,7 +6,7 @@ from slow_reference import masked_forward, next_token_loss, split_stock_and_scor
 
 from stts_lightning import apply_stts
 from stts_lightning.config import PruneConfig
-from stts_lightning.molmo2.patch import weighted_loss
+from stts_lightning.molmo2.loss import weighted_loss
 
 
 def loop_loss(logits, labels, weights):
@@ -23,7 +23,7 @@ def loop_loss(logits, labels, weights):
 
 @pytest.mark.parametrize("most", [5, 4, 3])  # more than there are, or exactly as many as the fuller row has
 def test_weighted_loss_equals_a_loop(monkeypatch, most):
-    monkeypatch.setattr("stts_lightning.molmo2.patch.LOSS_CHUNK", 3)
+    monkeypatch.setattr("stts_lightning.molmo2.loss.LOSS_CHUNK", 3)
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(7, 11, bias=False)
     hidden = torch.randn(2, 6, 7, generator=generator, requires_grad=True)

@@ -11,7 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from stts_lightning import apply_stts
 from stts_lightning.config import BackboneConfig, PruneConfig
-from stts_lightning.molmo2 import patch
+from stts_lightning.molmo2 import loss as labelled
 from stts_lightning.molmo2.attention import PREFIX
 from stts_lightning.molmo2.prompt import SHARED_PREFIX, count_prompts
 from stts_lightning.molmo2.speed import speed_up
@@ -28,7 +28,7 @@ def with_an_added_bias(module, query, key, value, attention_mask, key_bias=None,
 
 OURS = ALL_ATTENTION_FUNCTIONS[PREFIX + "sdpa"]
 PATCHES = {
-    "small_chunks": lambda: mock.patch.object(patch, "LOSS_CHUNK", 3),
+    "small_chunks": lambda: mock.patch.object(labelled, "LOSS_CHUNK", 3),
     "added_bias": lambda: mock.patch.dict(
         ALL_ATTENTION_FUNCTIONS._global_mapping, {PREFIX + "sdpa": with_an_added_bias}
     ),
