@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
-import torch
 
 from stts_lightning.config import Config, SweepConfig, load_config, save_config
 from stts_lightning.data.datamodule import VideoQuestionData
@@ -116,15 +116,10 @@ def unscored(folder: RunDir) -> Backbone:
     return Backbone(pruned.model, pruned.tokenizer)
 
 
-@torch.no_grad()
 def answers(config: Config, module: STTSModule) -> list[list[float]]:
-    """The letters' scores without Lightning's loop."""
-    module.eval()
-    data = VideoQuestionData(config, tiny_tokenizer())
-    data.setup()
-    module.on_validation_epoch_start()
-    for batch in data.val_dataloader():
-        module.validation_step(data.on_after_batch_transfer(batch, 0), 0)
+    """The letters' scores."""
+    trainer = pl.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    trainer.validate(module, datamodule=VideoQuestionData(config, tiny_tokenizer()), verbose=False)
     return [list(prediction.letter_scores) for prediction in module.predictions]
 
 

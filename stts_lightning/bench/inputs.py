@@ -188,7 +188,8 @@ def _load(config: Config, tokenizer: PreTrainedTokenizerBase, repeats: int) -> d
 def _stop(loader: DataLoader) -> None:
     """End the workers, or this process's own decoder, before the next loader starts its own."""
     loader._iterator = None
-    loader.dataset.reader.close()
+    videos, *_ = loader.dataset.datasets
+    videos.reader.close()
 
 
 def _spread(values: list[float], unit: str) -> dict[str, float]:
