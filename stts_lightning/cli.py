@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from stts_lightning.config import load_config, read_config, save_config
+from stts_lightning.config import Config, load_config, read_config, save_config
+from stts_lightning.runs import RunDir
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -101,63 +105,107 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _train(arguments: argparse.Namespace) -> int:
-    from stts_lightning.processes import is_first
-    from stts_lightning.report.client import told_if_away
-    from stts_lightning.report.mlflow_runs import tell_the_rest
-    from stts_lightning.runs import RunDir, differences
-    from stts_lightning.sweep.plan import pretrain_job
-    from stts_lightning.sweep.run import Run
-    from stts_lightning.train import describe, train
+    run, config = _run_of(arguments)
+    if run.finished:
+        return _has_finished(run, config)
+    with _quick_imports():
+        from stts_lightning.processes import is_first
+        from stts_lightning.train import describe, train
 
-    given = bool(arguments.overrides or arguments.experiment or arguments.run_dir is None)
-    config = load_config(arguments.overrides, arguments.experiment) if given else None
-    if arguments.run_dir is None:
-        assert config is not None
-        name = Run(config.prune.method, config.prune.percent, config.seed, variant=config.variant).name
-        arguments.run_dir = Path(config.output_dir) / "runs" / f"{config.backbone.name}-{config.data.name}-{name}"
-    run = RunDir(arguments.run_dir)
-    if run.config.is_file():
-        saved = read_config(run.config)
-        if config is not None and (changed := differences(saved, config)):
-            raise ValueError(
-                f"{run.path} holds another run, which differs in {', '.join(changed)}. Name a new --run-dir, or "
-                "remove that folder."
-            )
-        config = saved
-    config = config or load_config()
-    run.path.mkdir(parents=True, exist_ok=True)
-    save_config(config, run.config)
-    result = tell_the_rest(config, run.path) if config.tracking.enabled else None
-    if result is not None:
-        print(f"{run.path} has finished; MLflow, which was away at its end, has it now. It is not trained again.")
-        print(describe(result))
-        return 0
-
-    pretraining = pretrain_job(config)
-    if pretraining is not None:
-        if not pretraining.finished and config.trainer.devices * config.trainer.num_nodes > 1:
-            raise ValueError(
-                f"{pretraining.folder.path} is not there yet, and one process makes it: run this once with "
-                "trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto, or name a model as init_from."
-            )
-        if not pretraining.finished:
-            print(f"First, once: pretraining without pruning, in {pretraining.folder.path}")
-            pretraining.folder.path.mkdir(parents=True, exist_ok=True)
-            save_config(pretraining.config, pretraining.folder.config)
-            train(pretraining.config, pretraining.folder.path)
-        elif config.tracking.enabled:
-            with told_if_away(config.tracking, f"The pretraining is in {pretraining.folder.path}."):
-                tell_the_rest(pretraining.config, pretraining.folder.path)
-        config = replace(config, init_from=str(pretraining.folder.model))
-    result = train(config, run.path, arguments.parent)
+    result = train(_pretrained(config), run.path, arguments.parent)
     if is_first():
         print(describe(result))
     return 0
 
 
+def _run_of(arguments: argparse.Namespace) -> tuple[RunDir, Config]:
+    """The folder of a run, and its configuration: that of the folder, or what is given, which is saved there.
+
+    Raises:
+        ValueError: the folder holds a run of another configuration than the given one.
+    """
+    from stts_lightning.runs import differences
+    from stts_lightning.sweep.run import Run
+
+    given = bool(arguments.overrides or arguments.experiment or arguments.run_dir is None)
+    config = load_config(arguments.overrides, arguments.experiment)
+    if arguments.run_dir is None:
+        name = Run(config.prune.method, config.prune.percent, config.seed, variant=config.variant).name
+        arguments.run_dir = Path(config.output_dir) / "runs" / f"{config.backbone.name}-{config.data.name}-{name}"
+    run = RunDir(arguments.run_dir)
+    if run.config.is_file():
+        saved = read_config(run.config)
+        if given and (changed := differences(saved, config)):
+            raise ValueError(
+                f"{run.path} holds another run, which differs in {', '.join(changed)}. Name a new --run-dir, or "
+                "remove that folder."
+            )
+        config = saved
+    run.path.mkdir(parents=True, exist_ok=True)
+    save_config(config, run.config)
+    return run, config
+
+
+def _has_finished(run: RunDir, config: Config) -> int:
+    """Not trained again; MLflow is told what it could not be told. Each process of a run decides alike."""
+    from stts_lightning.processes import is_first
+    from stts_lightning.report.mlflow_runs import tell_the_rest
+    from stts_lightning.runs import read_result
+    from stts_lightning.train import describe
+
+    result = read_result(run.path)
+    if result is not None and is_first():
+        if config.tracking.enabled and tell_the_rest(config, run.path) is not None:
+            print("MLflow, which was away at the run's end, has it now.")
+        print(f"{run.path} has finished. It is not trained again; remove it for that.")
+        print(describe(result))
+    return 0
+
+
+def _pretrained(config: Config) -> Config:
+    """The run that starts from the pretrained model, which is made here unless it is there.
+
+    Raises:
+        ValueError: it is not there, and several processes are to start from it.
+    """
+    from stts_lightning.report.client import told_if_away
+    from stts_lightning.report.mlflow_runs import tell_the_rest
+    from stts_lightning.sweep.plan import pretrain_job
+    from stts_lightning.train import train
+
+    pretraining = pretrain_job(config)
+    if pretraining is None:
+        return config
+    if not pretraining.finished and config.trainer.devices * config.trainer.num_nodes > 1:
+        raise ValueError(
+            f"{pretraining.folder.path} is not there yet, and one process makes it: run this once with "
+            "trainer.devices=1 trainer.num_nodes=1 trainer.strategy=auto, or name a model as init_from."
+        )
+    if not pretraining.finished:
+        print(f"First, once: pretraining without pruning, in {pretraining.folder.path}")
+        pretraining.folder.path.mkdir(parents=True, exist_ok=True)
+        save_config(pretraining.config, pretraining.folder.config)
+        train(pretraining.config, pretraining.folder.path)
+    elif config.tracking.enabled:
+        with told_if_away(config.tracking, f"The pretraining is in {pretraining.folder.path}."):
+            tell_the_rest(pretraining.config, pretraining.folder.path)
+    return replace(config, init_from=str(pretraining.folder.model))
+
+
+@contextmanager
+def _quick_imports() -> Iterator[None]:
+    """What is imported is no garbage, and to look for some in it takes a sixth of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 def _eval(arguments: argparse.Namespace) -> int:
     config = load_config(arguments.overrides, arguments.experiment)
-    from stts_lightning.evaluate import evaluate
+    with _quick_imports():
+        from stts_lightning.evaluate import evaluate
 
     evaluate(config, arguments.model, arguments.percent)
     return 0

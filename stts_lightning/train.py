@@ -41,6 +41,7 @@ from stts_lightning.lit.guard import StopAtNaN
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.lit.strategy import build_strategy
 from stts_lightning.lit.tracking import RunLogger, open_logger
+from stts_lightning.lit.trust import no_code_from
 from stts_lightning.lit.weights import SaveModel
 from stts_lightning.metrics.accuracy import by_category, clustered_accuracy
 from stts_lightning.molmo2.checkpoint import load_pruned
@@ -135,7 +136,8 @@ def _fit_and_validate(
         if resume is not None:
             check_made_by(resume, _made_by(config))
         module.train()  # a model that was loaded is in evaluation mode, and Lightning trains it as it is
-        trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
+        with no_code_from(resume):
+            trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
     trained = time.perf_counter()
     if is_first():
         write_progress(run.path, "evaluating", trainer.max_steps, trainer.max_steps)

@@ -1,4 +1,4 @@
-"""Whole runs through the command line, in processes of their own as a user starts them."""
+"""Whole runs through the command line; those that are killed in processes of their own."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from databases import empty_database
 from mlflow import MlflowClient
 from safetensors.torch import load_file
 
+from stts_lightning.cli import main
 from stts_lightning.config import load_config
 from stts_lightning.lit.module import STTSModule
 from stts_lightning.train import train
@@ -61,7 +62,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def whole(root: Path) -> Path:
-    """An uninterrupted run with `random`, whose masks depend on the state of the generator."""
+    """An uninterrupted run with `random`, in a process of its own as a user starts it."""
     finish(start(root, root / "whole", "method=random"))
     return root / "whole"
 
@@ -135,34 +136,39 @@ def test_interrupted_run_is_taken_up_and_ends_as_if_nothing_had_been(root: Path,
     assert len(client.search_runs([experiment.experiment_id])) == 2  # a run each, however often it was taken up
 
 
-def test_saved_model_evaluates_alike_and_at_another_percentage(root: Path, whole: Path) -> None:
+def test_saved_model_evaluates_alike_and_at_another_percentage(
+    root: Path, whole: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     def evaluate(*extra: str) -> str:
-        command = [sys.executable, "-m", "stts_lightning", "eval", str(whole / "model"), *extra, *SMALL]
-        done = subprocess.run(
-            [*command, f"data.generated.root={root / 'set'}"], cwd=root, capture_output=True, text=True, timeout=180
-        )
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        assert main(["eval", str(whole / "model"), *extra, *SMALL, f"data.generated.root={root / 'set'}"]) == 0
+        return capsys.readouterr().out
 
     accuracy = json.loads((whole / "result.json").read_text())["accuracy"]
     assert f"accuracy {accuracy:.3f}" in evaluate()
     assert "k=80 %" in evaluate("--percent", "80")
 
 
-def test_folder_of_another_run_is_not_taken_up(root: Path, whole: Path) -> None:
-    command = [sys.executable, "-m", "stts_lightning", "train", "--run-dir", str(whole), "method=random", *SMALL]
-    changed = ["prune.percent=40", f"data.generated.root={root / 'set'}"]
-    done = subprocess.run([*command, *changed], cwd=root, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2
-    assert "another run" in done.stderr and "prune.percent: 50.0 != 40.0" in done.stderr
+def test_folder_of_another_run_is_not_taken_up(root: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changed = ["method=random", *SMALL, "prune.percent=40", f"data.generated.root={root / 'set'}"]
+    assert main(["train", "--run-dir", str(whole), *changed]) == 2
+    said = capsys.readouterr().err
+    assert "another run" in said and "prune.percent: 50.0 != 40.0" in said
 
 
-def test_tiny_model_is_pretrained_first_and_once(root: Path) -> None:
+def test_a_finished_run_is_not_trained_again(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (whole / "result.json").stat().st_mtime_ns
+    assert main(["train", "--run-dir", str(whole)]) == 0
+    assert "has finished. It is not trained again" in capsys.readouterr().out
+    assert (whole / "result.json").stat().st_mtime_ns == before
+
+
+def test_tiny_model_is_pretrained_first_and_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def train(name: str) -> str:
         steps = ["pretrain.enabled=true", "pretrain.steps=3", "pretrain.batch_size=2", "pretrain.num_threads=1"]
-        output = finish(start(root, root / name, "method=heuristic", *steps, f"output_dir={root / 'out'}"))
+        where = [f"data.generated.root={root / 'set'}", f"output_dir={root / 'out'}"]
+        assert main(["train", "--run-dir", str(root / name), *SMALL, "method=heuristic", *steps, *where]) == 0
         assert json.loads((root / name / "result.json").read_text())["method"] == "heuristic"
-        return output
+        return capsys.readouterr().out
 
     assert "pretraining without pruning" in train("first")
     assert "pretraining without pruning" not in train("second")

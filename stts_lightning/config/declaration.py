@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from stts_lightning.config.load import read_yaml
 from stts_lightning.config.paths import CONF_DIR
 
 T = TypeVar("T")
@@ -37,12 +38,13 @@ def read_declaration(
     if not path.is_file():
         names = sorted(p.stem for p in (CONF_DIR / group).glob("*.yaml"))
         raise ValueError(f"{group} {str(name)!r}: no such file {path}.{near(str(name), names)} {listed(names)}")
+    body = read_yaml(path)
     merged = OmegaConf.structured(kind)
     OmegaConf.set_struct(merged, True)
     for part in open_parts(merged):
         OmegaConf.set_struct(part, False)
     try:
-        found = OmegaConf.to_object(OmegaConf.merge(merged, OmegaConf.load(path)))
+        found = OmegaConf.to_object(OmegaConf.merge(merged, body))
     except ConfigKeyError as error:
         key = str(error.full_key)
         raise ValueError(f"{path}: unknown key {key!r}.{near(key.split('.')[-1], known_keys)}") from None

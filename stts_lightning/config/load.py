@@ -46,7 +46,7 @@ def load_config(overrides: list[str] | None = None, experiment: str | None = Non
     layers: list[tuple[str, Any]] = []
     if experiment is not None:
         path = _experiment_path(experiment)
-        body = _read_yaml(path)
+        body = read_yaml(path)
         for group, name in (body.pop("groups", None) or {}).items():
             _known_group(group, str(path))
             groups[group] = name
@@ -61,7 +61,7 @@ def load_config(overrides: list[str] | None = None, experiment: str | None = Non
         else:
             dots.append(item)
     files = [_group_path(group, name) for group, name in groups.items()]
-    layers = [(str(path), _read_yaml(path)) for path in files] + layers
+    layers = [(str(path), read_yaml(path)) for path in files] + layers
     layers += [(item, OmegaConf.from_dotlist([item])) for item in dots]
     return _merge(layers)
 
@@ -76,18 +76,18 @@ def with_method(config: Config, method: str) -> Config:
     path = _group_path("method", method)
     body = as_dict(config)
     body["prune"]["options"] = {}  # of the method that it had
-    return _merge([("configuration", body), (str(path), _read_yaml(path))])
+    return _merge([("configuration", body), (str(path), read_yaml(path))])
 
 
 def with_domain(config: Config, domain: str) -> Config:
     """The same run on another of the generated set's domains: what conf/domain/<domain>.yaml says wins."""
     path = _group_path("domain", domain)
-    return _merge([("configuration", as_dict(config)), (str(path), _read_yaml(path))])
+    return _merge([("configuration", as_dict(config)), (str(path), read_yaml(path))])
 
 
 def read_config(path: str | Path) -> Config:
     """Read a whole configuration that `save_config` wrote; strict."""
-    return _merge([(str(path), _read_yaml(Path(path)))])
+    return _merge([(str(path), read_yaml(Path(path)))])
 
 
 def save_config(config: Config, path: str | Path) -> None:
@@ -169,7 +169,12 @@ def _experiment_path(experiment: str) -> Path:
     return path
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
+    """Plain containers: no tag of a file makes an object, and no code of it runs.
+
+    Raises:
+        ValueError: no such file, or not YAML of that kind.
+    """
     try:
         return OmegaConf.to_container(OmegaConf.load(path)) or {}
     except FileNotFoundError:

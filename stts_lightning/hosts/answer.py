@@ -57,10 +57,10 @@ def load_host_model(spec: HostSpec, device: str | None = None) -> Host:
     Raises:
         ValueError: the checkpoint cannot be loaded, or is of another class than the declaration says.
     """
-    where = {"revision": spec.revision} if spec.revision else {}
+    where: dict[str, Any] = {"trust_remote_code": False, **({"revision": spec.revision} if spec.revision else {})}
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(
-            spec.pretrained, dtype=getattr(torch, spec.dtype), **where
+            spec.pretrained, dtype=getattr(torch, spec.dtype), use_safetensors=True, **where
         )
         tokenizer = AutoTokenizer.from_pretrained(spec.pretrained, **where)
     except (OSError, ImportError) as error:

@@ -16,7 +16,6 @@ from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from stts_lightning.config import TrainerConfig
-from stts_lightning.lit.weights import no_code_from_files
 
 
 def build_strategy(settings: TrainerConfig) -> str | Strategy:
@@ -85,10 +84,6 @@ class ZeRO(DeepSpeedStrategy):
             deepspeed.init_distributed("gloo", dist_init_required=False)
         else:
             super().setup_distributed()
-
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        with no_code_from_files():
-            return super().load_checkpoint(checkpoint_path, weights_only)
 
     def init_deepspeed(self) -> None:
         super().init_deepspeed()

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from stts_lightning.lit.trust import no_code_from
 from stts_lightning.molmo2.checkpoint import save_pruned
 
 Weights = dict[str, Tensor]
@@ -58,9 +56,10 @@ def read_checkpoint(checkpoint: Path, model: nn.Module) -> None:
     """Load the weights of a training's checkpoint, whatever strategy wrote it, into ``model``, a single process's.
 
     Raises:
-        ValueError: the checkpoint lacks weights of the model or has others; names them.
+        ValueError: the checkpoint lacks weights of the model or has others; names them. Or `no_code_from`'s.
     """
-    found = _read(checkpoint, model)
+    with no_code_from(checkpoint):
+        found = _read(checkpoint, model)
     names = {name: name for name in model.state_dict()}
     shared = {id(p): [] for p in model.parameters()}  # type: dict[int, list[str]]
     for name, parameter in model.named_parameters(remove_duplicate=False):
@@ -84,34 +83,23 @@ def _read(checkpoint: Path, model: nn.Module) -> Weights:
         weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     elif (checkpoint / ".metadata").is_file():
         import torch.distributed.checkpoint as dcp
+        from torch.distributed.checkpoint.api import CheckpointException
 
         weights = {f"model.{name}": torch.empty_like(value) for name, value in model.state_dict().items()}
-        dcp.load({"state_dict": weights}, checkpoint_id=checkpoint, no_dist=True)
+        try:
+            dcp.load({"state_dict": weights}, checkpoint_id=checkpoint, no_dist=True)
+        except CheckpointException as error:
+            first = next(iter(error.failures.values()))[0]
+            raise ValueError(
+                f"{checkpoint} is of another model: {first}. Take the config.yaml of the run that wrote it."
+            ) from None
     else:
         from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
 
-        with no_code_from_files():
-            weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint, tag="checkpoint")
-            # Of stage 1 it forgets what is frozen, which every process has whole.
-            whole = checkpoint / "checkpoint" / "mp_rank_00_model_states.pt"
-            if whole.is_file():
-                weights = {**torch.load(whole, map_location="cpu")["module"], **weights}
+        weights = get_fp32_state_dict_from_zero_checkpoint(checkpoint, tag="checkpoint")
+        # Of stage 1 it forgets what is frozen, which every process has whole.
+        whole = checkpoint / "checkpoint" / "mp_rank_00_model_states.pt"
+        if whole.is_file():
+            weights = {**torch.load(whole, map_location="cpu")["module"], **weights}
     return {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
 
-
-@contextmanager
-def no_code_from_files() -> Iterator[None]:
-    """In here `torch.load` runs no code of a file, also where a library asks it to: DeepSpeed does."""
-    from deepspeed.runtime.fp16.loss_scaler import LossScaler
-    from deepspeed.runtime.zero.config import ZeroStageEnum
-    from deepspeed.utils.tensor_fragment import fragment_address
-
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
-    try:
-        with torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address]):
-            yield
-    finally:
-        os.environ.pop("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
-        if before is not None:
-            os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before

@@ -63,7 +63,7 @@ def load_pruned(folder: str | Path, *, dtype: torch.dtype = torch.float32, atten
             )
     config = PruneConfig(**json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
     model = Molmo2ForConditionalGeneration.from_pretrained(
-        folder, dtype=dtype, attn_implementation=attention_by_part(attention)
+        folder, dtype=dtype, attn_implementation=attention_by_part(attention), use_safetensors=True
     )
     handle = apply_stts(model, config)
     weights = load_file(folder / SCORER)
@@ -71,4 +71,4 @@ def load_pruned(folder: str | Path, *, dtype: torch.dtype = torch.float32, atten
         handle.scorer.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{folder / SCORER} does not fit {SETTINGS}: {error}") from None
-    return Pruned(model, handle, AutoTokenizer.from_pretrained(folder))
+    return Pruned(model, handle, AutoTokenizer.from_pretrained(folder, trust_remote_code=False))

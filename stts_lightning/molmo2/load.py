@@ -29,9 +29,13 @@ def load_backbone(config: BackboneConfig, init_from: str | None = None, accelera
         return Backbone(tiny_molmo2(config, tokenizer, attention), tokenizer)
     where = {"revision": config.revision} if config.revision and init_from is None else {}
     model = Molmo2ForConditionalGeneration.from_pretrained(
-        source, dtype=getattr(torch, config.dtype), attn_implementation=attention, **where
+        source,
+        dtype=getattr(torch, config.dtype),
+        attn_implementation=attention,
+        use_safetensors=True,  # pickled weights could run code, and so could a tokenizer's own
+        **where,
     )
-    return Backbone(model, AutoTokenizer.from_pretrained(source, **where))
+    return Backbone(model, AutoTokenizer.from_pretrained(source, trust_remote_code=False, **where))
 
 
 def attention_by_part(attention: str, accelerator: str = "auto") -> str | dict[str, str]:

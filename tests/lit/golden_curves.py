@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 
 from stts_lightning.config import load_config
 from stts_lightning.data.datamodule import VideoQuestionData
@@ -51,6 +52,7 @@ class Losses(pl.Callback):
 def curve(overrides: tuple[str, ...], root: Path) -> list[list[float]]:
     """Loss and auxiliary loss of every batch, the scorer's warm-up first."""
     config = load_config([*SMALL, f"data.generated.root={root}", *overrides])
+    torch.set_num_threads(1)  # several add up in another order, and AdamW's first steps make much of that
     pl.seed_everything(config.seed, verbose=False)
     backbone = load_backbone(config.backbone)
     module, losses = STTSModule(config, backbone), Losses()
