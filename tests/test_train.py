@@ -110,7 +110,8 @@ def test_interrupted_run_is_taken_up_and_ends_as_if_nothing_had_been(root: Path,
     """Killed in the middle of a step; a checkpoint torn; told to end between the micro-batches of another step."""
     tracking = f"tracking.uri={empty_database(root / 'mlflow.db')}"
     run_dir = root / "interrupted"
-    finish(start(root, root / "uninterrupted", *INTERRUPTIBLE, tracking))
+    where = [*SMALL, *INTERRUPTIBLE, tracking, f"data.generated.root={root / 'set'}"]
+    assert main(["train", "--run-dir", str(root / "uninterrupted"), *where]) == 0
 
     killed = start(root, run_dir, *INTERRUPTIBLE, tracking, interrupt=("KILL", 8))
     killed.communicate(timeout=180)

@@ -8,12 +8,13 @@ neighbour.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from stts_lightning.config.paths import CONF_DIR, EXPERIMENTS_DIR
@@ -118,10 +119,10 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def _merge(layers: list[tuple[str, Any]]) -> Config:
-    merged = OmegaConf.structured(Config)
-    OmegaConf.set_struct(merged, True)
-    OmegaConf.set_struct(merged.prune.options, False)  # a method's own keys; its class refuses those that it lacks
+    merged = _defaults()
     for source, layer in layers:
+        if merged is _defaults():  # most of a saved configuration, which OmegaConf need not merge key by key
+            layer = _without(_default_values(), layer)
         try:
             merged = OmegaConf.merge(merged, layer)
         except ConfigKeyError as error:
@@ -132,6 +133,33 @@ def _merge(layers: list[tuple[str, Any]]) -> Config:
     config = OmegaConf.to_object(merged)
     assert isinstance(config, Config)
     return config
+
+
+@functools.cache
+def _defaults() -> DictConfig:
+    """To merge into a copy of. Made once, for that takes as long as all the merging."""
+    defaults: DictConfig = OmegaConf.structured(Config)
+    OmegaConf.set_struct(defaults, True)
+    OmegaConf.set_struct(defaults.prune.options, False)  # a method's own keys; its class refuses those that it lacks
+    return defaults
+
+
+@functools.cache
+def _default_values() -> dict[str, Any]:
+    return as_dict(Config())
+
+
+def _without(known: Any, layer: Any) -> Any:
+    """``layer`` without the keys whose value is the ``known`` one."""
+    if not isinstance(layer, dict) or not isinstance(known, dict):
+        return layer
+    same = {key for key, value in layer.items() if key in known and _identical(value, known[key])}
+    return {key: _without(known.get(key), value) for key, value in layer.items() if key not in same}
+
+
+def _identical(one: Any, other: Any) -> bool:
+    """Equal and of the same type, so that 1 is not 1.0, in all that they contain."""
+    return repr(one) == repr(other)
 
 
 def _unknown_key(source: str, error: ConfigKeyError) -> str:

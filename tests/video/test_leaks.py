@@ -41,13 +41,13 @@ def test_decodes_leave_nothing_behind(files: dict[Path, str | None], decodes: in
         pids = {"self", reader.child_pid}
         before = {pid: (open_files(pid), resident_bytes(pid)) for pid in pids}
         read_all(decodes)
-        assert {"self", reader.child_pid} == pids and children() == family | {reader.child_pid}
+        assert {"self", reader.child_pid} == pids and children() - family == {reader.child_pid}
         for pid, (handles, memory) in before.items():
             assert open_files(pid) == handles, pid
             grown = resident_bytes(pid) - memory
             print(f"{decodes} decodes, {'our' if pid == 'self' else 'decoding'} process: {grown / 1024:+.0f} KiB")
             assert grown < NOISE_BYTES + MAY_GROW_BYTES * decodes, f"{pid}: {grown} bytes"
-    assert children() == family
+    assert children() <= family  # what another test left may have ended meanwhile
 
 
 @pytest.mark.parametrize("kind", ["huge index", "huge box", "huge header", "huge pictures"])
