@@ -102,4 +102,3 @@ def _read(checkpoint: Path, model: nn.Module) -> Weights:
         if whole.is_file():
             weights = {**torch.load(whole, map_location="cpu")["module"], **weights}
     return {name.removeprefix("model."): value for name, value in weights.items() if name.startswith("model.")}
-
