@@ -86,7 +86,7 @@ def train(config: Config, run_dir: str | Path, parent_run_id: str | None = None)
         decisions,
         RunProgress(run.path, phase),
         SaveModel(run.model, tokenizer),
-        SealedCheckpoints(run.checkpoints, config.trainer.checkpoint_every, _made_by(config)),
+        SealedCheckpoints(run.checkpoints, config.trainer.checkpoint_every, made_by(config)),
     ]
 
     logger = _open_logger(config, run, phase, parent_run_id)
@@ -134,7 +134,7 @@ def _fit_and_validate(
     if config.variant == "trained":
         resume = newest_sealed(run.checkpoints)
         if resume is not None:
-            check_made_by(resume, _made_by(config))
+            check_made_by(resume, made_by(config))
         module.train()  # a model that was loaded is in evaluation mode, and Lightning trains it as it is
         with no_code_from(resume):
             trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True)
@@ -145,7 +145,7 @@ def _fit_and_validate(
     return trained - started, time.perf_counter() - trained
 
 
-def _made_by(config: Config) -> dict[str, Any]:
+def made_by(config: Config) -> dict[str, Any]:
     """What a run may not be resumed without: all that its weights depend on, how many processes it has among it."""
     return {**hashed(config), "processes": config.trainer.devices * config.trainer.num_nodes}
 

@@ -25,7 +25,7 @@ from stts_lightning.molmo2.checkpoint import load_pruned, save_pruned
 from stts_lightning.molmo2.load import load_backbone
 from stts_lightning.molmo2.patch import apply_stts
 from stts_lightning.runs import RunDir
-from stts_lightning.train import train
+from stts_lightning.train import made_by, train
 
 SMALL = [
     "tracking.enabled=false", "trainer.accelerator=cpu", "trainer.progress=false", "pretrain.enabled=false",
@@ -124,12 +124,10 @@ def test_a_checkpoint_is_data_when_it_is_converted(
 
 
 def test_a_checkpoint_is_data_when_a_run_goes_on_from_it(run: RunDir, mark: Path) -> None:
-    from stts_lightning.train import _made_by
-
     config = read_config(run.config)
     checkpoint = run.checkpoints / "step=1.ckpt"
     plain(checkpoint, Code(mark))
-    seal(checkpoint, _made_by(config))
+    seal(checkpoint, made_by(config))
     with pytest.raises(ValueError, match=r"step=1\.ckpt is refused.*shutil\.copyfile"):
         train(config, run.path)
     assert not mark.exists() and checkpoint.exists()
