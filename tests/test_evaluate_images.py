@@ -27,7 +27,7 @@ from stts_lightning.molmo2.patch import PrunedMolmo2Model, apply_stts
 def config_for(root: Path, *overrides: str) -> Config:
     small = [f"data.generated.root={root}", "data.generated.train_videos=2", "data.generated.eval_videos=1"]
     small += ["data.generated_images.train_sets=2", "data.generated_images.eval_sets=4", "optim.batch_size=5"]
-    return load_config([*small, "data.frame_cache_dir=null", "trainer.accelerator=cpu", *overrides])
+    return load_config([*small, f"data.frame_cache_dir={root}/frames", "trainer.accelerator=cpu", *overrides])
 
 
 @pytest.fixture(scope="module")

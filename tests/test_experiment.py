@@ -126,7 +126,7 @@ def shown(tmp_path_factory: pytest.TempPathFactory) -> Config:
     root = tmp_path_factory.mktemp("pruned")
     small = ["data.generated.train_videos=4", "data.generated.eval_videos=2", "tracking.enabled=false",
              "optim.batch_size=2", "aux.scorer_warmup_steps=1", "trainer.accelerator=cpu", "trainer.progress=false",
-             "pretrain.enabled=false", "data.frame_cache_dir=null", "optim.steps=1", f"output_dir={root}",
+             "pretrain.enabled=false", f"data.frame_cache_dir={root / 'frames'}", "optim.steps=1", f"output_dir={root}",
              f"data.generated.root={root / 'set'}", "experiment.clips=1"]  # fmt: skip
     config = load_config(small, "what_is_pruned")
     left = models_left(config)

@@ -21,7 +21,7 @@ CHANGES = {
     "prune.percent=40": "prune.percent: 50.0 != 40.0",
     "trainer.devices=2": "trainer.devices: 1 != 2",
     "trainer.precision=bf16-mixed": "trainer.precision: 32-true != bf16-mixed",
-    "optim.lr_scorer=1": "optim.lr_scorer: 0.0001 != 1.0",
+    "optim.lr_scorer=1": "optim.lr_scorer: 0.003 != 1.0",
     "optim.accumulate=2": "optim.accumulate: 1 != 2",
     "seed=4": "seed: 0 != 4",
     "data.packing.enabled=true": "data.packing.enabled: False != True",

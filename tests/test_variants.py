@@ -22,7 +22,7 @@ from stts_lightning.train import train
 SMALL = [
     "data.generated.train_videos=8", "data.generated.eval_videos=3", "tracking.enabled=false",
     "optim.batch_size=2", "optim.warmup_steps=2", "aux.scorer_warmup_steps=2", "trainer.accelerator=cpu",
-    "trainer.progress=false", "pretrain.enabled=false", "data.frame_cache_dir=null", "optim.steps=4",
+    "trainer.progress=false", "pretrain.enabled=false", "optim.steps=4",
     "data=generated_uniform",
 ]  # fmt: skip
 
@@ -35,7 +35,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def config(root: Path) -> Config:
     sweep = SweepConfig([50.0], ["stts"], ["heuristic"], test_time_scaling=True)
-    config = load_config([*SMALL, f"data.generated.root={root / 'set'}", f"output_dir={root}"])
+    config = load_config(
+        [*SMALL, f"data.generated.root={root / 'set'}", f"output_dir={root}", f"data.frame_cache_dir={root}/frames"]
+    )
     return replace(config, sweep=sweep)
 
 

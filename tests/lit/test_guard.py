@@ -19,7 +19,7 @@ from stts_lightning.train import train
 def config_for(root: Path) -> Config:
     return load_config(
         ["data.generated.train_videos=6", "data.generated.eval_videos=1", f"data.generated.root={root / 'set'}",
-         "optim.batch_size=2", "optim.steps=8", "data.frame_cache_dir=null", "tracking.enabled=false",
+         "optim.batch_size=2", "optim.steps=8", f"data.frame_cache_dir={root / 'frames'}", "tracking.enabled=false",
          "trainer.progress=false", "pretrain.enabled=false", "aux.scorer_warmup_steps=0", "trainer.accelerator=cpu",
          "trainer.checkpoint_every=2", "prune.percent=50"]
     )  # fmt: skip

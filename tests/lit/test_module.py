@@ -23,7 +23,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def config_for(root: Path, *overrides: str) -> Config:
     small = ["data.generated.train_videos=6", "data.generated.eval_videos=3", f"data.generated.root={root}"]
-    return load_config([*small, "optim.batch_size=2", "optim.steps=3", "data.frame_cache_dir=null", *overrides])
+    return load_config(
+        [*small, "optim.batch_size=2", "optim.steps=3", f"data.frame_cache_dir={root}/frames", *overrides]
+    )
 
 
 def fit(config: Config, *callbacks: pl.Callback) -> tuple[STTSModule, dict[str, torch.Tensor]]:

@@ -18,7 +18,7 @@ def given(tmp_path_factory):
     root = tmp_path_factory.mktemp("set")
     small = ["data.generated.train_videos=2", "data.generated.eval_videos=1", f"data.generated.root={root}"]
     config = load_config(
-        [*small, "optim.batch_size=2", "data.frame_cache_dir=null", "method=stts_distill", "prune.percent=50",
+        [*small, "optim.batch_size=2", f"data.frame_cache_dir={root}/frames", "method=stts_distill", "prune.percent=50",
          "backbone.attention=eager"]
     )  # fmt: skip
     backbone = load_backbone(config.backbone)
