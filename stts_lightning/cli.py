@@ -82,7 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     bench = command("bench", _bench, "Measure speed and memory on this machine; writes bench.json, .md and .png.")
     bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of the results")
     bench.add_argument("--rounds", type=int, default=5, help="repeats of everything, side by side")
-    bench.add_argument("--only", help="tables, comma-separated: train,methods,prefill,overhead,layouts,inputs,growth")
+    tables = "train,methods,prefill,overhead,layouts,packing,inputs,growth"
+    bench.add_argument("--only", help=f"tables, comma-separated: {tables}")
     bench.add_argument("--size", choices=("4b", "small"), help="4b: Molmo2-4B's shapes; default on a GPU alone")
     bench.add_argument("--checkpointing", choices=("none", "vision", "language", "all"), help="default on a GPU: all")
     bench.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the blocks; default on a GPU")

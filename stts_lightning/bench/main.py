@@ -14,6 +14,7 @@ import torch
 from stts_lightning.bench.case import Shape
 from stts_lightning.bench.inputs import input_tables
 from stts_lightning.bench.measure import keep_freed_memory, machine
+from stts_lightning.bench.packing import packing_table
 from stts_lightning.bench.steps import Bench
 from stts_lightning.bench.tables import (
     Row,
@@ -29,7 +30,8 @@ from stts_lightning.calibrate import calibrate
 from stts_lightning.config import load_config
 from stts_lightning.runs import git_commit
 
-TABLES = ("train", "methods", "prefill", "overhead", "layouts", "inputs", "growth")
+TABLES = ("train", "methods", "prefill", "overhead", "layouts", "packing", "inputs", "growth")
+WITHOUT_MODEL = {"packing", "inputs"}
 VERSIONS = ("torch", "transformers", "lightning", "numpy", "av", "decord", "triton")
 SIZES = {"4b": ((2, 64), (1, 256)), "small": ((2, 64), (1, 256))}
 GROWTH = (16, 32, 64, 128, 256, 512)
@@ -78,9 +80,11 @@ def bench(
         "settings": {"size": size, "rounds": rounds, "compiled": compiled, "checkpointing": checkpointing},
         "tables": tables,
     }
-    if set(only) - {"inputs"}:
+    if set(only) - WITHOUT_MODEL:
         model = Bench(size, device, compiled=compiled, checkpointing=checkpointing)
         tables.update(_model_tables(model, only, measured, growth, found["peak_tflops"], rounds, say))
+    if "packing" in only:
+        tables["packing"] = packing_table()
     if "inputs" in only:
         say("decoders and loader")
         tables.update(input_tables(rounds))
@@ -99,7 +103,7 @@ def _model_tables(
     say: Callable[[str], None],
 ) -> dict[str, list[Row]]:
     """Everything with a model in it: training first, for the weights are cast down before inference."""
-    tables: dict[str, list[Row]] = {name: [] for name in TABLES if name in only and name != "inputs"}
+    tables: dict[str, list[Row]] = {name: [] for name in TABLES if name in only and name not in WITHOUT_MODEL}
     if "train" in only:
         tables["train"] = train_table(model, shapes, peak_tflops, rounds, say)
         if "overhead" in only:

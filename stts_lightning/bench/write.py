@@ -13,6 +13,7 @@ TITLES = {
     "prefill": "Prefill, and the tokens after it",
     "overhead": "What pruning itself costs, in ms and as a share of its step",
     "layouts": "Vision tower and connector, forward and backward: packed rows against flat",
+    "packing": "How full packed sequences are, by what is counted",
     "decoders": "Decoding one clip",
     "loader": "The loader alone",
     "growth": "Train step of one video; slope 1 grows as the frames",
@@ -63,7 +64,7 @@ def _cell(column: str, value: Any) -> str:
         return "-"
     if not isinstance(value, float):
         return str(value)
-    if column in ("share", "mfu", "of_bound"):
+    if column in ("share", "padding_share", "mfu", "of_bound"):
         return f"{value:.1%}"
     return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
 

@@ -119,7 +119,7 @@ def flatten(config: Config) -> dict[str, Any]:
 
 
 def _merge(layers: list[tuple[str, Any]]) -> Config:
-    merged = _defaults()
+    merged: Any = _defaults()
     for source, layer in layers:
         if merged is _defaults():  # most of a saved configuration, which OmegaConf need not merge key by key
             layer = _without(_default_values(), layer)
