@@ -94,6 +94,8 @@ def learn(strategy: str, case: Case, data: Path, processes: int) -> dict[str, An
             "optim.warmup_steps=2",
             "optim.eps=1e-4",  # else AdamW makes steps of full length of what differs in the last bit
             f"aux.scorer_warmup_steps={case.warmup}",
+            # Each process draws noise of its own, which one process cannot repeat.
+            *(["prune.options.noise=0", "prune.options.noise_floor=0"] if case.method == "stts_saliency" else []),
         ]
     )
     pl.seed_everything(0, verbose=False)

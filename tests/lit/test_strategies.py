@@ -85,7 +85,9 @@ def compare(both, one, case, strategy):
     assert ("images", "images") in kinds and kinds & {("text", "videos"), ("videos", "text")}
     loss, norm, gradient = (2e-5, 1e-4, 1e-3) if case.precision == "32-true" else (1e-2, 0.1, 0.25)
     if case.precision != "32-true" and strategy.startswith("zero"):
-        loss = 0.1  # all of it is in bfloat16, where autocast leaves sums in float32: other windows are kept
+        # All of it is in bfloat16, where autocast leaves sums in float32. One process that is cast as a whole has it
+        # too: in the step in which the vision tower's gradient is 6.62 under ZeRO-2, 6.59 instead of 5.82.
+        loss, norm = 0.1, 0.2
     mean = torch.tensor([found["losses"] for found in both]).mean(0)
     assert len(mean) == (STEPS + case.warmup) * case.accumulate
     torch.testing.assert_close(mean, torch.tensor(one["losses"]), rtol=loss, atol=loss)
@@ -95,7 +97,7 @@ def compare(both, one, case, strategy):
             assert ours == pytest.approx(theirs, rel=norm, abs=1e-7)
         for step, (ours, theirs) in enumerate(zip(found["gradients"], one["gradients"], strict=True)):
             for name, (error, size) in errors(ours, theirs, case).items():
-                assert error <= gradient * size + 1e-7, (step, name)
+                assert error <= gradient * size + 1e-6, (step, name)  # the listwise loss leaves the last bias 0
 
 
 @pytest.mark.parametrize("case", FAST, ids=lambda case: case.name)
