@@ -30,18 +30,18 @@ def config_for(folder: Path, *overrides: str):
 
 
 def test_a_checkpoint_and_a_domain_are_a_sweep_each_and_all_are_in_one_table(tmp_path: Path, faked: None) -> None:
-    first = ["experiment.domains=[main,decoy]", "experiment.checkpoints=[0,1]", "sweep.percents=[50]"]
+    first = ["experiment.domains=[decoy]", "experiment.checkpoints=[0,1]", "sweep.percents=[50]"]
     assert run_domains(config_for(tmp_path, *first)) == 0
     text = (tmp_path / "experiments/saliency/tables.md").read_text()
-    assert "| method | decoy, k = 50 | main, k = 50 |" in text and "(2)" in text  # of two checkpoints
+    assert "| method | decoy, k = 50 |" in text and "(2)" in text  # of two checkpoints
     sheets = {file.name for file in (tmp_path / "experiments/saliency").glob("contact_sheet-*.png")}
-    assert sheets == {"contact_sheet-decoy-k50.png", "contact_sheet-main-k50.png"}
+    assert sheets == {"contact_sheet-decoy-k50.png"}
     later = ["experiment.domains=[flicker]", "experiment.checkpoints=[0]", "sweep.percents=[80]"]
     assert run_domains(config_for(tmp_path, *later)) == 0
     text = (tmp_path / "experiments/saliency/tables.md").read_text()
-    assert "| method | decoy, k = 50 | flicker, k = 80 | main, k = 50 |" in text
+    assert "| method | decoy, k = 50 | flicker, k = 80 |" in text
     starts = list(tmp_path.glob("sweeps/*/*/starts"))
-    assert len(starts) == 2 * 2 + 1 and all(len(path.read_text().splitlines()) == 1 for path in starts)
+    assert len(starts) == 2 + 1 and all(len(path.read_text().splitlines()) == 1 for path in starts)
 
 
 def test_other_settings_leave_the_tables_alone(tmp_path: Path, faked: None) -> None:

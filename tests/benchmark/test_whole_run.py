@@ -70,6 +70,7 @@ def test_a_training_ends_with_its_benchmarks(tmp_path, video_bytes, root, capsys
     assert (run.benchmarks / "next_qa/predictions.jsonl").is_file()
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_fails_at_the_end_is_a_failed_run_in_mlflow(tmp_path, video_bytes, root, monkeypatch):
     uri = empty_database(tmp_path / "mlflow.db")
     tracked = ["tracking.enabled=true", f"tracking.uri={uri}", f"tracking.artifacts={tmp_path / 'artifacts'}"]

@@ -153,6 +153,7 @@ def test_a_sweep_is_a_parent_run_with_a_child_for_each_run(config: Config) -> No
     assert "contact_sheet.png" in {artifact.path for artifact in client.list_artifacts(sheet)}
 
 
+@pytest.mark.slow
 def test_two_processes_may_start_at_once_on_a_fresh_database(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from stts_lightning.config import *\n"

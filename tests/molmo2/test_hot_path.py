@@ -80,7 +80,7 @@ def test_what_does_wait_is_seen(build_model, build_inputs, missing, layout):
         model(**batch)
 
 
-@pytest.mark.parametrize("percent", [0, 50])
+@pytest.mark.parametrize("percent", [pytest.param(0, marks=pytest.mark.slow), 50])
 def test_compiled_blocks_are_compiled_once(build_model, build_inputs, percent):
     """Whatever is kept of the frames, the shapes are the same; and each block is one graph without a break."""
     torch._dynamo.reset()
