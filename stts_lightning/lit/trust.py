@@ -29,16 +29,22 @@ def no_code_from(checkpoint: Path | None) -> Iterator[None]:
     """In here nothing that is read of ``checkpoint`` runs code, also where a library would let it: DeepSpeed and
     torch's distributed checkpoints do.
 
+    Args:
+        checkpoint: a file or a folder; None for a run that begins.
+
     Raises:
         ValueError: it holds more than weights and plain values; names what.
     """
-    before = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD")
+    if checkpoint is None:
+        yield
+        return
+    before, metadata = os.environ.get("TORCH_FORCE_WEIGHTS_ONLY_LOAD"), checkpoint / METADATA
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
     try:
-        if checkpoint is not None and (checkpoint / METADATA).is_file():
-            with (checkpoint / METADATA).open("rb") as file:
+        if metadata.is_file():
+            with metadata.open("rb") as file:
                 _Metadata(file).load()
-        with nullcontext() if checkpoint is None or checkpoint.is_file() else _of_deepspeed():
+        with nullcontext() if checkpoint.is_file() or metadata.is_file() else _of_deepspeed():
             yield
     except pickle.UnpicklingError as error:
         said = next((line for line in str(error).splitlines() if "GLOBAL" in line), str(error).splitlines()[0])

@@ -84,9 +84,8 @@ def test_overhead_is_a_share_of_its_step(results):
 
 @pytest.mark.slow
 def test_slopes_are_since_the_row_before_and_layouts_are_compared(tmp_path):
-    tables = main.bench(tmp_path, size="small", rounds=1, only=("layouts", "growth"), shapes=[(2, 3)], growth=(2, 4))[
-        "tables"
-    ]
+    only = ("layouts", "growth")
+    tables = main.bench(tmp_path, size="small", rounds=1, only=only, shapes=[(2, 3)], growth=(2, 4))["tables"]
     assert [row["run"] for row in tables["layouts"]] == ["10", "30", "50", "70", "90"]
     rows = tables["growth"]
     assert [(row["run"], row["frames"]) for row in rows] == [("0", 2), ("0", 4), ("50", 2), ("50", 4)]

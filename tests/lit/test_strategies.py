@@ -88,6 +88,7 @@ def compare(both, one, case, strategy):
         # All of it is in bfloat16, where autocast leaves sums in float32. One process that is cast as a whole has it
         # too: in the step in which the vision tower's gradient is 6.62 under ZeRO-2, 6.59 instead of 5.82.
         loss, norm = 0.1, 0.2
+    zero = 1e-6 if case.method == "stts_saliency" else 1e-7  # the listwise loss teaches the last bias nothing
     mean = torch.tensor([found["losses"] for found in both]).mean(0)
     assert len(mean) == (STEPS + case.warmup) * case.accumulate
     torch.testing.assert_close(mean, torch.tensor(one["losses"]), rtol=loss, atol=loss)
@@ -97,7 +98,7 @@ def compare(both, one, case, strategy):
             assert ours == pytest.approx(theirs, rel=norm, abs=1e-7)
         for step, (ours, theirs) in enumerate(zip(found["gradients"], one["gradients"], strict=True)):
             for name, (error, size) in errors(ours, theirs, case).items():
-                assert error <= gradient * size + 1e-6, (step, name)  # the listwise loss leaves the last bias 0
+                assert error <= gradient * size + zero, (step, name)
 
 
 @pytest.mark.parametrize("case", FAST, ids=lambda case: case.name)

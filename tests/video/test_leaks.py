@@ -1,5 +1,6 @@
 """Thousands of decodes, good and broken, leave nothing behind: no memory, no file handle, no process."""
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -38,12 +39,13 @@ def test_decodes_leave_nothing_behind(files: dict[Path, str | None], decodes: in
     family = children()
     with ClipReader(timeout_s=60) as reader:
         read_all(3 * len(files))
+        gc.collect()  # what other tests left open
         pids = {"self", reader.child_pid}
         before = {pid: (open_files(pid), resident_bytes(pid)) for pid in pids}
         read_all(decodes)
         assert {"self", reader.child_pid} == pids and children() - family == {reader.child_pid}
         for pid, (handles, memory) in before.items():
-            assert open_files(pid) == handles, pid
+            assert open_files(pid) <= handles, pid
             grown = resident_bytes(pid) - memory
             print(f"{decodes} decodes, {'our' if pid == 'self' else 'decoding'} process: {grown / 1024:+.0f} KiB")
             assert grown < NOISE_BYTES + MAY_GROW_BYTES * decodes, f"{pid}: {grown} bytes"
