@@ -85,7 +85,7 @@ dashboard: setup ## open MLflow on what has been run
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --port 5000
 
 test: setup ## run the tests, about twelve minutes on two cores
-	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the tests that take minutes
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -20,6 +21,9 @@ def empty_database(path: Path) -> str:
 
 @functools.cache
 def _template() -> Path:
-    path = Path(tempfile.mkdtemp(prefix="stts-tests-")) / "mlflow.db"
-    tracking_client(TrackingConfig(uri=f"sqlite:///{path}")).search_experiments()
+    """One for all processes of a test run; the client locks it while it is made."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    path = Path(tempfile.gettempdir()) / f"stts-tests-{run}" / "mlflow.db"
+    path.parent.mkdir(exist_ok=True)
+    tracking_client(TrackingConfig(uri=f"sqlite:///{path}"))
     return path

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
+from databases import empty_database
 from report.fake_train import result, write_decisions, write_predictions
 
 from stts_lightning.config import Config, PruneConfig, SweepConfig, TrackingConfig, save_config
@@ -15,9 +15,9 @@ from stts_lightning.report.mlflow_runs import finish_run, log_files, log_metrics
 from stts_lightning.runs import RunDir, git_commit, write_json, write_result
 
 
-def fresh(empty: Path, folder: Path) -> TrackingConfig:
-    """A copy of an empty database in ``folder``."""
-    copy(empty, folder / empty.name)
+def fresh(folder: Path) -> TrackingConfig:
+    """An empty database in ``folder``."""
+    empty_database(folder / "mlflow.db")
     return tracking_in(folder)
 
 
@@ -31,6 +31,7 @@ class Fake:
     accuracy: float = 0.8
     layer: int = 0
     variant: str = "trained"
+    decisions: bool = False  # kept with the run
     frames: int = 64
     benchmarks: Mapping[str, float] = field(default_factory=dict)
     more: Mapping[str, float] = field(default_factory=dict)  # metrics by their whole name
@@ -103,7 +104,7 @@ def _record_run(config: Config, folder: Path, fake: Fake, parent: str, tags: Map
     tags = {**tags, "stts.kind": "run", "stts.variant": fake.variant}
     run_id = start_run(mine, run.path, name=name, parent_run_id=parent, tags=tags)
     write_predictions(run, mine)
-    if prune.percent == 50:
+    if fake.decisions:
         write_decisions(run, mine)
     outcome = replace(result(mine), accuracy=fake.accuracy)
     write_result(run.path, outcome)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from databases import empty_database
 
+from stts_lightning.bench.case import TEXT_TOKENS
 from stts_lightning.config import EXPERIMENTS_DIR, Config, load_config, save_config
 from stts_lightning.experiment import run_experiment
 from stts_lightning.experiment.models import models_left
@@ -90,7 +91,8 @@ def test_scaled_frames_are_more_than_the_unpruned_model_sees_of_the_same_clips()
     assert sorted({job.config.video.max_frames for job in own}) == [64, 92, 107, 128]
 
 
-def test_a_bench_is_a_run_with_its_json(tmp_path: Path) -> None:
+def test_a_bench_is_a_run_with_its_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TEXT_TOKENS, "small", 40)
     config = load_config(
         [f"output_dir={tmp_path}", f"tracking.uri={empty_database(tmp_path / 'm.db')}",
          f"tracking.artifacts={tmp_path}/files", "experiment.rounds=1", "experiment.shapes=[[2,3]]"],

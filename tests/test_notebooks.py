@@ -12,12 +12,11 @@ from typing import Any
 import nbformat
 import pytest
 from nbclient import NotebookClient
-from recorded import Fake, record_sweep, tracking_in
+from recorded import Fake, fresh, record_sweep
 from rich.console import Console
 
 from stts_lightning.config import REPOSITORY, Config, SweepConfig, TrackingConfig
 from stts_lightning.report.collect import newest_sweep, open_database
-from stts_lightning.report.mlflow_runs import tracking_client
 from stts_lightning.runs import git_commit
 from stts_lightning.sweep import run_sweep
 
@@ -30,20 +29,21 @@ FAKE_TRAIN = REPOSITORY / "tests" / "report" / "fake_train.py"
 def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     """A database that holds one small sweep."""
     out = tmp_path_factory.mktemp("outputs")
+    fresh(out)
     config = Config(
         output_dir=str(out),
         sweep=SweepConfig(percents=[50.0], methods=["stts"], seeds=[0, 1], jobs=2),
         tracking=TrackingConfig(uri=f"sqlite:///{out}/mlflow.db", artifacts=str(out / "artifacts"), experiment="tried"),
     )
-    assert run_sweep(config, command=(sys.executable, str(FAKE_TRAIN)), console=Console(quiet=True)) == 0
+    assert (
+        run_sweep(config, command=(sys.executable, str(FAKE_TRAIN)), calibrate=None, console=Console(quiet=True)) == 0
+    )
     return config.tracking
 
 
 @pytest.fixture(scope="module")
 def empty(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
-    tracking = tracking_in(tmp_path_factory.mktemp("empty"))
-    tracking_client(tracking)
-    return tracking
+    return fresh(tmp_path_factory.mktemp("empty"))
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def recorded(tracked: TrackingConfig, tmp_path_factory: pytest.TempPathFactory) 
         Fake(method, k, 0, best - k / 200) for method, best in (("stts", 1.0), ("random", 0.86)) for k in (50, 90)
     ]
     kinds = {"layer_depth": layers, "degradation": fall}
-    kinds["what_is_pruned"] = [Fake("none", 0), Fake("stts"), Fake("heuristic")]
+    kinds["what_is_pruned"] = [Fake("none", 0), Fake("stts", decisions=True), Fake("heuristic", decisions=True)]
     return {name: record_sweep(tracked, out / name, name, runs) for name, runs in kinds.items()}
 
 

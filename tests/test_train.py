@@ -25,8 +25,7 @@ from stts_lightning.train import train
 SMALL = [
     "data.generated.train_videos=8", "data.generated.eval_videos=2", "tracking.enabled=false", "prune.percent=50",
     "optim.batch_size=2", "optim.warmup_steps=2", "aux.scorer_warmup_steps=2", "trainer.accelerator=cpu",
-    "trainer.progress=false", "pretrain.enabled=false", "trainer.checkpoint_every=3", "data.frame_cache_dir=null",
-    "optim.steps=10",
+    "trainer.progress=false", "pretrain.enabled=false", "trainer.checkpoint_every=3", "optim.steps=10",
 ]  # fmt: skip
 # `random` draws its masks from the global generator; two micro-batches a step, each of a packed sequence; every step
 # is logged.
@@ -36,13 +35,17 @@ INTERRUPTIBLE = [
 ]  # fmt: skip
 
 
+def small(root: Path) -> list[str]:
+    return [*SMALL, f"data.generated.root={root / 'set'}", f"data.frame_cache_dir={root / 'frames'}"]
+
+
 def start(root: Path, run_dir: Path, *overrides: str, interrupt: tuple[str, int] | None = None) -> Any:
     program = ["-m", "stts_lightning"]
     if interrupt is not None:
         program = [str(Path(__file__).with_name("interrupted.py")), interrupt[0], str(interrupt[1])]
     command = [sys.executable, *program, "train", "--run-dir", str(run_dir)]
     if not (run_dir / "config.yaml").exists():
-        command += [*SMALL, f"data.generated.root={root / 'set'}", *overrides]
+        command += [*small(root), *overrides]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -92,8 +95,8 @@ def test_a_model_that_was_loaded_is_trained_in_training_mode(
 
     monkeypatch.setattr(STTSModule, "training_step", watched)
     monkeypatch.chdir(root)
-    small = [*SMALL, f"data.generated.root={root / 'set'}", "method=random", f"init_from={whole / 'model'}"]
-    train(load_config([*small, "optim.steps=3"]), root / "loaded")
+    loaded = [*small(root), "method=random", f"init_from={whole / 'model'}", "optim.steps=3"]
+    train(load_config(loaded), root / "loaded")
     assert modes == {True} and len(set(masks)) == 3
 
 
@@ -110,8 +113,8 @@ def test_interrupted_run_is_taken_up_and_ends_as_if_nothing_had_been(root: Path,
     """Killed in the middle of a step; a checkpoint torn; told to end between the micro-batches of another step."""
     tracking = f"tracking.uri={empty_database(root / 'mlflow.db')}"
     run_dir = root / "interrupted"
-    where = [*SMALL, *INTERRUPTIBLE, tracking, f"data.generated.root={root / 'set'}"]
-    assert main(["train", "--run-dir", str(root / "uninterrupted"), *where]) == 0
+    overrides = [*small(root), *INTERRUPTIBLE, tracking]
+    assert main(["train", "--run-dir", str(root / "uninterrupted"), *overrides]) == 0
 
     killed = start(root, run_dir, *INTERRUPTIBLE, tracking, interrupt=("KILL", 8))
     killed.communicate(timeout=180)
@@ -141,7 +144,7 @@ def test_saved_model_evaluates_alike_and_at_another_percentage(
     root: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def evaluate(*extra: str) -> str:
-        assert main(["eval", str(whole / "model"), *extra, *SMALL, f"data.generated.root={root / 'set'}"]) == 0
+        assert main(["eval", str(whole / "model"), *extra, *small(root)]) == 0
         return capsys.readouterr().out
 
     accuracy = json.loads((whole / "result.json").read_text())["accuracy"]
@@ -150,7 +153,7 @@ def test_saved_model_evaluates_alike_and_at_another_percentage(
 
 
 def test_folder_of_another_run_is_not_taken_up(root: Path, whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    changed = ["method=random", *SMALL, "prune.percent=40", f"data.generated.root={root / 'set'}"]
+    changed = [*small(root), "method=random", "prune.percent=40"]
     assert main(["train", "--run-dir", str(whole), *changed]) == 2
     said = capsys.readouterr().err
     assert "another run" in said and "prune.percent: 50.0 != 40.0" in said
@@ -166,8 +169,8 @@ def test_a_finished_run_is_not_trained_again(whole: Path, capsys: pytest.Capture
 def test_tiny_model_is_pretrained_first_and_once(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def train(name: str) -> str:
         steps = ["pretrain.enabled=true", "pretrain.steps=3", "pretrain.batch_size=2", "pretrain.num_threads=1"]
-        where = [f"data.generated.root={root / 'set'}", f"output_dir={root / 'out'}"]
-        assert main(["train", "--run-dir", str(root / name), *SMALL, "method=heuristic", *steps, *where]) == 0
+        overrides = [*small(root), "method=heuristic", *steps, f"output_dir={root / 'out'}"]
+        assert main(["train", "--run-dir", str(root / name), *overrides]) == 0
         assert json.loads((root / name / "result.json").read_text())["method"] == "heuristic"
         return capsys.readouterr().out
 

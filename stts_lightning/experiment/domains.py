@@ -27,8 +27,9 @@ def run_domains(config: Config) -> int:
     status = 0
     for checkpoint, domain in itertools.product(asked.checkpoints, asked.domains):
         status = status or run_sweep(sweep_of(config, domain, checkpoint))
-    known = itertools.product(sorted({*asked.checkpoints, *range(MORE_CHECKPOINTS)}), domain_names())
-    swept = [left(config, domain, checkpoint) for checkpoint, domain in known]
+    there = {domain: with_domain(config, domain) for domain in domain_names()}
+    known = itertools.product(sorted({*asked.checkpoints, *range(MORE_CHECKPOINTS)}), there)
+    swept = [left(there[domain], domain, checkpoint) for checkpoint, domain in known]
     out = Path(config.output_dir) / "experiments" / f"{asked.name}-{digest(own_values(config))}"
     files = write_domains([sweep for sweep in swept if sweep.results], out)
     point_latest(out, asked.name)
@@ -37,15 +38,18 @@ def run_domains(config: Config) -> int:
 
 
 def sweep_of(config: Config, domain: str, checkpoint: int) -> Config:
+    return from_checkpoint(with_domain(config, domain), checkpoint)
+
+
+def from_checkpoint(config: Config, checkpoint: int) -> Config:
     """A checkpoint has its own initial weights and its own order of the pretraining's data."""
-    config = with_domain(config, domain)
     tiny = replace(config.backbone.tiny, seed=checkpoint)
     return replace(config, seed=checkpoint, backbone=replace(config.backbone, tiny=tiny))
 
 
 def left(config: Config, domain: str, checkpoint: int) -> Swept:
-    """The finished runs of one sweep; none where it was never started."""
-    config = sweep_of(config, domain, checkpoint)
+    """The finished runs of one sweep, of which ``config`` has the ``domain``; none where it was never started."""
+    config = from_checkpoint(config, checkpoint)
     pretraining = pretrain_job(config)
     if pretraining is not None:
         config = replace(config, init_from=str(pretraining.folder.model))

@@ -5,12 +5,20 @@ import json
 import pytest
 import torch
 
-from stts_lightning.bench import main, measure
+from stts_lightning.bench import case, main, measure
 from stts_lightning.bench.case import Shape
 from stts_lightning.bench.steps import Bench
 from stts_lightning.bench.write import markdown_table, page
 
 CPU = torch.device("cpu")
+TEXT = 40  # tokens of a prompt beside its video's
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_prompts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(case.TEXT_TOKENS, "small", TEXT)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +57,7 @@ def test_prefill_has_the_same_rows_and_decodes(tmp_path):
 def check_runs(table):
     rows = {row["run"]: row for row in table}
     assert list(rows) == ["stock", "0", "30", "40", "50"]
-    assert rows["stock"]["tokens"] == rows["0"]["tokens"] == 2 * (3 * 18 + 400)
+    assert rows["stock"]["tokens"] == rows["0"]["tokens"] == 2 * (3 * 18 + TEXT)
     assert rows["50"]["tokens"] == rows["0"]["tokens"] - 2 * 24
     assert rows["0"]["over_own_0"] == 1.0 and rows["stock"]["over_stock"] == 1.0
     for row in rows.values():
@@ -106,7 +114,7 @@ def test_a_run_by_name_is_that_run():
         patch.setattr(type(bench.model).__mro__[1], "forward", spy)
         for name in ("stock", "0", "50", "stock"):
             bench.prefill(name, shape)()
-    length = 3 * 18 + 400
+    length = 3 * 18 + TEXT
     stock = ("Molmo2ForConditionalGeneration", None)
     assert seen == [stock, ("PrunedMolmo2", length), ("PrunedMolmo2", length - 24), stock]
 

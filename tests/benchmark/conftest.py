@@ -15,7 +15,9 @@ import pytest
 from layout import Layout, clip, write
 from layouts import LAYOUTS
 
-from stts_lightning.benchmark import Benchmark, Item, load_benchmark, load_items
+from stts_lightning.benchmark.declare import Benchmark, load_benchmark
+from stts_lightning.benchmark.items import Item
+from stts_lightning.benchmark.load import load_items
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,11 @@ import torch
 from databases import empty_database
 
 from stts_lightning import apply_stts
-from stts_lightning.benchmark import load_benchmark, load_items, run_benchmark
 from stts_lightning.benchmark.answer import molmo2_answerer
+from stts_lightning.benchmark.declare import load_benchmark
 from stts_lightning.benchmark.evaluate import benchmark_model, cells, evaluate_benchmarks, molmo2_answers, stderrs
+from stts_lightning.benchmark.load import load_items
+from stts_lightning.benchmark.run import run_benchmark
 from stts_lightning.config import (
     BackboneConfig,
     BenchmarkConfig,

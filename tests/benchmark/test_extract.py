@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts_lightning.benchmark import Item
 from stts_lightning.benchmark.extract import RULES, guess
+from stts_lightning.benchmark.items import Item
 
 OPTIONS = ("a red car", "the blue door", "green", "nothing at all")
 

@@ -10,7 +10,8 @@ import pytest
 from layout import PICTURE, VIDEO, cell, picture, write
 from layouts import LAYOUTS
 
-from stts_lightning.benchmark import load_benchmark, load_items
+from stts_lightning.benchmark.declare import load_benchmark
+from stts_lightning.benchmark.load import load_items
 from stts_lightning.config import CONF_DIR, benchmark_names
 
 

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from layouts import LAYOUTS
 
-from stts_lightning.benchmark import load_benchmark, load_items, run_benchmark, save_result
 from stts_lightning.benchmark.averages import IMAGE, LONG, MULTI_IMAGE, SHORT
+from stts_lightning.benchmark.declare import load_benchmark
+from stts_lightning.benchmark.load import load_items
+from stts_lightning.benchmark.run import run_benchmark, save_result
 from stts_lightning.config import benchmark_names
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from stts_lightning.benchmark import describe, run_benchmark
-from stts_lightning.benchmark.run import random_choice
+from stts_lightning.benchmark.run import describe, random_choice, run_benchmark
 
 
 def test_what_cannot_be_read_is_counted_shown_and_treated_as_the_benchmark_does(loaded):

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stts_lightning.benchmark import Item, Prediction
 from stts_lightning.benchmark.extract import Extracted
-from stts_lightning.benchmark.score import METRICS, metrics_of, scores_by_category, stderr_of, vqa_text
+from stts_lightning.benchmark.items import Item
+from stts_lightning.benchmark.score import METRICS, Prediction, metrics_of, scores_by_category, stderr_of, vqa_text
 
 
 def item(answers=(), options=(), answer=None):

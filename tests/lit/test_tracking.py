@@ -132,7 +132,7 @@ def test_a_sweep_is_a_parent_run_with_a_child_for_each_run(config: Config) -> No
     config = replace(config, sweep=SweepConfig(percents=[50.0], methods=["stts"], seeds=[0, 13], jobs=2))
     client, folder = tracking_client(config.tracking), sweep_folder(config)
     for _ in range(2):  # the second call continues the same runs
-        assert run_sweep(config, command=FAKE_TRAIN, console=Console(quiet=True)) == 1
+        assert run_sweep(config, command=FAKE_TRAIN, calibrate=None, console=Console(quiet=True)) == 1
     parent = client.get_run(RunDir(folder).mlflow_run_id.read_text().strip())
     experiment = client.get_experiment_by_name("e").experiment_id
     children = client.search_runs([experiment], f"tags.`{PARENT_TAG}` = '{parent.info.run_id}'")

@@ -1,16 +1,13 @@
-"""A database with sweeps and benches, and the page made from it; once, for its migrations take seconds."""
+"""A database with sweeps and benches, and the page made from it."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from page_parser import Page
-from recorded import Fake, bench_body, fresh, record_bench, record_sweep, tracking_in
+from recorded import Fake, bench_body, fresh, record_bench, record_sweep
 
 from stts_lightning.benchmark.averages import LONG, SHORT
 from stts_lightning.config import Config, TrackingConfig
-from stts_lightning.report.mlflow_runs import tracking_client
 from stts_lightning.report.page.main import write_page
 
 PNG = b"\x89PNG not really"
@@ -19,17 +16,9 @@ BENCHMARKS = {"next_qa": 0.5, "perception_test": 0.6, "mvbench": 0.7, "tomato": 
 
 
 @pytest.fixture(scope="session")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database without a run, to be copied: its migrations take seconds."""
-    tracking = tracking_in(tmp_path_factory.mktemp("empty"))
-    tracking_client(tracking)
-    return Path(tracking.uri.removeprefix("sqlite:///"))
-
-
-@pytest.fixture(scope="session")
-def recorded(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
     out = tmp_path_factory.mktemp("outputs")
-    tracking = fresh(empty, out)
+    tracking = fresh(out)
     runs = [Fake("none", 0, s, a) for s, a in ((0, 0.9), (1, 0.92))]
     runs += [Fake("tome", 50, 0, 0.11), Fake("stts", 50, 0, 0.80), Fake("stts", 50, 1, 0.84)]
     runs += [Fake("stts", 30, 0, 0.8765, benchmarks=BENCHMARKS), Fake("tome", 50, 0, 0.7)]
@@ -37,7 +26,7 @@ def recorded(empty: Path, tmp_path_factory: pytest.TempPathFactory) -> TrackingC
     for run in runs:  # a sweep each: the two runs of one key have folders of their own
         record_sweep(tracking, out / f"s{next(folders)}", "pruning_strength", [run])
     record_sweep(tracking, out / "quick", "methods", [Fake("stts", 50, 0, 0.5)], quick=True)
-    layers = [Fake("stts", 50, 0, 0.6 + 0.05 * layer, layer) for layer in (0, 3)]
+    layers = [Fake("stts", 50, 0, 0.6 + 0.05 * layer, layer, decisions=True) for layer in (0, 3)]
     record_sweep(tracking, out / "layers", "layer_depth", layers, pictures={"contact_sheet.png": PNG})
     asked = {"images/num_questions": 60.0, "images/stock_same_logits": 60.0}
     record_sweep(tracking, out / "images", "image_results", [Fake("stts", benchmarks={"image": 0.61}, more=asked)])

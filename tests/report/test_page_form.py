@@ -35,8 +35,8 @@ def test_drawings_are_well_formed_and_take_the_pages_colour(text: str) -> None:
     assert "2.50" in words[1] and "ours, 256 frames" in words[1] and "ours" not in words[2]
 
 
-def test_text_from_the_database_is_escaped(empty: Path, tmp_path: Path) -> None:
-    tracking = fresh(empty, tmp_path)
+def test_text_from_the_database_is_escaped(tmp_path: Path) -> None:
+    tracking = fresh(tmp_path)
     record_sweep(tracking, tmp_path / "a<b>&c", "methods", [Fake("stts", variant="c<d>")], pictures={"sheet.png": PNG})
     text = write_page(Config(tracking=tracking), tmp_path / "report.html").read_text()
     assert (
@@ -44,8 +44,8 @@ def test_text_from_the_database_is_escaped(empty: Path, tmp_path: Path) -> None:
     )
 
 
-def test_paired_differences_are_asked_of_the_seeds_that_both_have(empty: Path, tmp_path: Path) -> None:
-    tracking = fresh(empty, tmp_path)
+def test_paired_differences_are_asked_of_the_seeds_that_both_have(tmp_path: Path) -> None:
+    tracking = fresh(tmp_path)
     runs = [Fake("stts", seed=0), Fake("stts", seed=1), Fake("random", seed=1), Fake("random", 30), Fake("none", 0)]
     record_sweep(tracking, tmp_path / "s", "methods", runs)
     asked = []
