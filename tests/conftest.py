@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from transformers import Molmo2ForConditionalGeneration
 from stts_lightning.config import BackboneConfig, TinyConfig
 from stts_lightning.molmo2.load import attention_by_part, tiny_molmo2
 from stts_lightning.molmo2.tokenizer import train_tokenizer
+from stts_lightning.video import Clip, ClipReader
 
 torch.set_num_threads(1)
 # The same examples in every run: a red test is red again, and no database is written.
@@ -22,6 +23,7 @@ settings.load_profile("stts")
 
 WINDOW = 3
 PATCH = 4  # pixels
+READERS = ("benchmark.answer", "data.dataset", "hosts.answer")  # of clips
 Inputs = dict[str, Tensor]
 
 
@@ -121,3 +123,21 @@ def build_inputs(tiny_tokenizer: Any) -> Callable[..., Inputs]:
         }
 
     return build
+
+
+@pytest.fixture(scope="session")
+def decoding() -> Iterator[ClipReader]:
+    with ClipReader(timeout_s=60) as reader:
+        yield reader
+
+
+@pytest.fixture()
+def one_decoding_process(decoding: ClipReader, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever reads a clip here takes it from one process: each of its own would import torch for two seconds."""
+
+    class Borrowed(ClipReader):
+        def read(self, *arguments: Any, **options: Any) -> Clip:
+            return decoding.read(*arguments, **options)
+
+    for module in READERS:
+        monkeypatch.setattr(f"stts_lightning.{module}.ClipReader", Borrowed)

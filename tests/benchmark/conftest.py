@@ -20,6 +20,11 @@ from stts_lightning.benchmark.items import Item
 from stts_lightning.benchmark.load import load_items
 
 
+@pytest.fixture(autouse=True)
+def fast(one_decoding_process: None) -> None:
+    """For all tests here."""
+
+
 @pytest.fixture(scope="session")
 def video_bytes(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return clip(tmp_path_factory.mktemp("clip") / "clip.mp4")

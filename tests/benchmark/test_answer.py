@@ -29,6 +29,7 @@ from stts_lightning.config import (
     VideoConfig,
 )
 from stts_lightning.runs import Result, RunDir, hashed, read_result, write_result
+from stts_lightning.video import ClipReader
 from stts_lightning.video.write import playable
 
 SIDE, PATCH = 6, 4  # patches of a frame, pixels of a patch: 4 windows of 3 x 3
@@ -117,21 +118,18 @@ def test_from_files_to_score(name, loaded, pruned, tiny_tokenizer, config):
     assert result.accuracy == pytest.approx(sum(p.score for p in result.predictions if p.counted) / result.num_counted)
 
 
-def test_a_batch_answers_as_one_question_at_a_time(loaded, pruned, tiny_tokenizer, config):
+def test_a_batch_answers_as_one_question_at_a_time(loaded, pruned, tiny_tokenizer, config, decoding):
     """Also against a loop over forward, which builds its inputs by hand."""
     benchmark, items, _ = loaded("next_qa")
     benchmark = replace(benchmark, max_new_tokens=4)
     answer = molmo2_answerer(pruned, tiny_tokenizer, config, benchmark)
     together = answer.many(items)
     assert together == [answer(item) for item in items]
-    assert together == [by_hand(pruned, tiny_tokenizer, item, benchmark.max_new_tokens) for item in items]
+    assert together == [by_hand(pruned, tiny_tokenizer, item, benchmark.max_new_tokens, decoding) for item in items]
 
 
-def by_hand(model: Any, tokenizer: Any, item: Any, steps: int) -> str:
-    from stts_lightning.video.reader import ClipReader
-
-    with ClipReader() as reader:
-        clip = reader.read(item.video, size=SIDE * PATCH, max_frames=4, max_fps=2.0)
+def by_hand(model: Any, tokenizer: Any, item: Any, steps: int, reader: ClipReader) -> str:
+    clip = reader.read(item.video, size=SIDE * PATCH, max_frames=4, max_fps=2.0)
     windows = (SIDE // 3) ** 2
     text = "<|im_end|>"
     for i, time in enumerate(clip.times):
@@ -215,15 +213,12 @@ def test_a_picture_that_cannot_be_read_is_named(loaded, pruned, tiny_tokenizer, 
         molmo2_answerer(pruned, tiny_tokenizer, config, benchmark)(broken)
 
 
-def test_a_folder_of_pictures_plays_as_a_video(lay_out):
-    from stts_lightning.video.reader import ClipReader
-
+def test_a_folder_of_pictures_plays_as_a_video(lay_out, decoding):
     root = lay_out("mvbench")
     item = next(i for i in load_items(load_benchmark("mvbench"), root).items if i.category == "episodic_reasoning")
     video = playable(item.video, 3)
     assert video.suffix == ".mp4" and playable(item.video, 3) == video
-    with ClipReader() as reader:
-        clip = reader.read(video, size=24, max_frames=8, max_fps=2.0)
+    clip = decoding.read(video, size=24, max_frames=8, max_fps=2.0)
     assert clip.duration_s == pytest.approx(3.0, abs=0.01)  # 9 pictures at 3 a second
     with pytest.raises(ValueError, match="frames_fps"):
         playable(item.video, None)

@@ -17,6 +17,8 @@ from stts_lightning.molmo2.load import tiny_tokenizer
 from stts_lightning.video.clip import Clip, VideoError
 from stts_lightning.video.reader import ClipReader
 
+pytestmark = pytest.mark.usefixtures("one_decoding_process")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -18,6 +18,8 @@ from stts_lightning.data.generate_images import generated_images
 from stts_lightning.data.images import ImageError, read_image
 from stts_lightning.molmo2.load import tiny_tokenizer
 
+pytestmark = pytest.mark.usefixtures("one_decoding_process")
+
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:

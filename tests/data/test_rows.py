@@ -23,7 +23,7 @@ def made(folder: Path, *overrides: str) -> tuple[STTSModule, VideoQuestionData, 
     """A module, its data, and samples of three clips with 5, 5 and 2 questions."""
     config = load_config(
         ["data.generated.train_videos=4", "data.generated.eval_videos=1", f"data.generated.root={folder}",
-         "data.frame_cache_dir=null", "prune.percent=50", "data.questions_per_clip=5", *overrides]
+         f"data.frame_cache_dir={folder}/frames", "prune.percent=50", "data.questions_per_clip=5", *overrides]
     )  # fmt: skip
     backbone = load_backbone(config.backbone)
     module, data = STTSModule(config, backbone).train(), VideoQuestionData(config, backbone.tokenizer)
