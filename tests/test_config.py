@@ -23,6 +23,12 @@ GROUP_FILES = [(path.parent.name, path.stem) for group in GROUPS for path in sor
 EXPERIMENT_FILES = sorted(path.stem for path in EXPERIMENTS_DIR.glob("*.yaml"))
 
 
+@pytest.mark.parametrize("strategy", ["fsdp2", "zero3"])
+def test_a_teacher_needs_whole_weights(strategy: str) -> None:
+    with pytest.raises(ValueError, match=f"prune.method=stts_distill.*trainer.strategy={strategy}.*zero2"):
+        load_config(["method=stts_distill", f"trainer.strategy={strategy}"])
+
+
 @pytest.mark.parametrize(("group", "name"), GROUP_FILES)
 def test_every_group_file_loads(group: str, name: str) -> None:
     assert isinstance(load_config([f"{group}={name}"]), Config)

@@ -205,5 +205,10 @@ class Config:
                 f"benchmark.names: the first process asks alone, and with trainer.strategy={self.trainer.strategy} it "
                 "has a part of the weights. Ask the finished model: python -m stts_lightning benchmark."
             )
+        if self.prune.method == "stts_distill" and self.trainer.strategy in ("fsdp2", "zero3"):
+            raise ValueError(
+                "prune.method=stts_distill: its teacher runs parts of the model apart, and with "
+                f"trainer.strategy={self.trainer.strategy} no process has their weights. Take ddp, zero1 or zero2."
+            )
         if self.variant != "trained" and self.init_from is None:
             raise ValueError(f"variant={self.variant!r} evaluates a model that is there: give its folder as init_from.")

@@ -80,7 +80,7 @@ class STTSModule(pl.LightningModule):
             self.log("train/aux_weight", weight)
         if out.pruning is not None and out.pruning.listwise is not None:
             loss = loss + video_share * out.pruning.listwise.loss
-        if out.pruning is not None and self._teaches(self.global_step - self.warmup_steps):
+        if batch.get("pixel_values") is None and self._teaches(self.global_step - self.warmup_steps):
             loss = loss + video_share * self._taught_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": out.pruning}
@@ -120,6 +120,8 @@ class STTSModule(pl.LightningModule):
         predicted_at = [[asked.predicted_at for asked in row] for row in batch["asked"]]
         use_M = window_use(self.handle, inputs, predicted_at, scorer.teacher)
         loss: Tensor = scorer.taught_loss(*self._read_by_scorer(batch), use_M)
+        if batch.get("blank_video"):
+            return 0 * loss
         self.log("train/listwise_loss", loss.detach())
         return loss
 

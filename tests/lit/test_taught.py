@@ -8,6 +8,7 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
+from mixed_data import write_mixed_data
 from test_module import changed, config_for, fit
 
 from stts_lightning.data.datamodule import VideoQuestionData
@@ -74,6 +75,26 @@ def test_online_distillation_asks_the_teacher_every_so_often(root: Path, monkeyp
     )
     assert asked == ["saliency"] * 3  # steps 0, 2 and 4
     assert any("token_scorer" in name for name in changed(module, before))
+
+
+@pytest.mark.parametrize("teacher", ["attention", "saliency"])
+def test_a_teacher_makes_nothing_of_texts(root: Path, monkeypatch: pytest.MonkeyPatch, teacher: str) -> None:
+    taught: dict[bool, list[float]] = {True: [], False: []}
+    real = STTSModule._taught_loss
+
+    def watched(self: STTSModule, batch: dict[str, Any]) -> torch.Tensor:
+        loss = real(self, batch)
+        taught["blank_video" in batch].append(loss.item())
+        return loss
+
+    monkeypatch.setattr(STTSModule, "_taught_loss", watched)
+    data = write_mixed_data(root / "mixed")
+    files = ["data=files", f"data.train={data}", f"data.eval={data}", "data.image_share=0", "optim.batch_size=1"]
+    options = ["prune.options.frozen=false", f"prune.options.teacher={teacher}", "prune.options.every=1"]
+    steps = ["aux.scorer_warmup_steps=0", "optim.steps=8"]
+    fit(config_for(root, "method=stts_distill", *files, *options, *steps))
+    assert len(taught[True]) + len(taught[False]) == 8
+    assert taught[True] and not any(taught[True]) and all(loss > 0 for loss in taught[False])
 
 
 def test_drawn_k_is_of_the_range_again_after_a_resume_and_not_in_evaluation(root: Path) -> None:
