@@ -57,7 +57,7 @@ def _join(name: str, folder: Path, rank: int, work: Callable[..., None], *argume
     log = open(folder / f"{name}-{rank}.log", "w", buffering=1)  # noqa: SIM115 - it lives as long as the process
     for stream in (1, 2):
         os.dup2(log.fileno(), stream)
-    faulthandler.dump_traceback_later(PATIENCE)  # tells where it hangs
+    faulthandler.dump_traceback_later(LIMIT - 10)  # tells where it hangs; in one that works it may end it
     torchrun = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": name, "GROUP_RANK": "0"}
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(PROCESSES), **torchrun)
     torch.set_num_threads(1)
