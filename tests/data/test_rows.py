@@ -72,7 +72,7 @@ def test_a_packed_batch_has_the_loss_and_the_gradients_of_its_samples_apart(fold
     found, expected = gradients(module, packed), gradients(module, apart)
     assert set(found) == set(expected) and len(found) > 50
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * float(gradient.abs().max()) + 1e-6)
+        torch.testing.assert_close(found[name], gradient, rtol=1e-5, atol=1e-5 * float(gradient.abs().max()) + 1e-6)
 
 
 @pytest.mark.parametrize("changed", [0, 1])
