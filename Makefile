@@ -84,7 +84,7 @@ plan: setup ## memory and hours of a run on GPUs that are not here: make plan TR
 dashboard: setup ## open MLflow on what has been run
 	$(BIN)/mlflow ui --backend-store-uri sqlite:///outputs/mlflow.db --port 5000
 
-test: setup ## run the tests, about ten minutes on two cores
+test: setup ## run the tests, about nine minutes on two cores
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## run the tests that take minutes
