@@ -35,9 +35,8 @@ def tracked(tmp_path_factory: pytest.TempPathFactory) -> TrackingConfig:
         sweep=SweepConfig(percents=[50.0], methods=["stts"], seeds=[0, 1], jobs=2),
         tracking=TrackingConfig(uri=f"sqlite:///{out}/mlflow.db", artifacts=str(out / "artifacts"), experiment="tried"),
     )
-    assert (
-        run_sweep(config, command=(sys.executable, str(FAKE_TRAIN)), calibrate=None, console=Console(quiet=True)) == 0
-    )
+    command = (sys.executable, str(FAKE_TRAIN))
+    assert run_sweep(config, command=command, calibrate=None, console=Console(quiet=True)) == 0
     return config.tracking
 
 

@@ -38,6 +38,7 @@ def run_domains(config: Config) -> int:
 
 
 def sweep_of(config: Config, domain: str, checkpoint: int) -> Config:
+    """The configuration of the sweep in one domain from one checkpoint."""
     return from_checkpoint(with_domain(config, domain), checkpoint)
 
 

@@ -116,12 +116,13 @@ class STTSModule(pl.LightningModule):
 
     def _taught_loss(self, batch: dict[str, Any]) -> Tensor:
         scorer = self.handle.scorer
+        if batch.get("blank_video"):  # a gradient of 0, for processes that share gradients out wait for it
+            use_M = batch["loss_weights"].new_ones(len(batch["video_token_pooling"]))
+            return 0 * scorer.taught_loss(*self._read_by_scorer(batch), use_M)
         inputs = {name: batch[name] for name in (*MODEL_INPUTS, "labels", "loss_weights") if name in batch}
         predicted_at = [[asked.predicted_at for asked in row] for row in batch["asked"]]
         use_M = window_use(self.handle, inputs, predicted_at, scorer.teacher)
         loss: Tensor = scorer.taught_loss(*self._read_by_scorer(batch), use_M)
-        if batch.get("blank_video"):
-            return 0 * loss
         self.log("train/listwise_loss", loss.detach())
         return loss
 

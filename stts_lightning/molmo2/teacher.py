@@ -62,8 +62,7 @@ def window_use(handle: PruneHandle, inputs: dict[str, Any], predicted_at: list[l
     """(M,) what the unpruned model makes of each window of the batch; its proportions within a video count alone.
 
     Args:
-        inputs: the model's, unpruned, with ``labels``, ``loss_weights`` and ``subsegment_ids``. Of a ``blank_video``
-            no prompt makes anything: 1 for each window, after the same modules have run.
+        inputs: the model's, unpruned, with ``labels``, ``loss_weights`` and ``subsegment_ids``.
         predicted_at: of each sequence, the places at which its questions' answers are predicted.
         kind: `attention`, what those places give the window, over all layers and heads; `value_attention`, that
             times the norm of what is fetched; `saliency`, |dL/df| |f| of its vision token.
@@ -71,34 +70,24 @@ def window_use(handle: PruneHandle, inputs: dict[str, Any], predicted_at: list[l
     model = handle.model
     videos = {name: inputs[name] for name in VIDEO_INPUTS if name in inputs}
     texts = {name: value for name, value in inputs.items() if name not in videos}
-    blank = texts.pop("blank_video", False)
     with torch.no_grad(), _unpruned(handle):
         features = model.model.get_video_features(**videos)
     tokens_MD = torch.cat(features.pooler_output)
     if kind == "saliency":
         leaf_MD = tokens_MD.detach().requires_grad_()
         with torch.enable_grad():
-            loss = model(**_shown(model, texts, leaf_MD, blank), use_cache=False).loss
+            seen = {"video": VideoFeatures(pooler_output=(leaf_MD,))}
+            loss = model(**texts, mm_encoder_outputs=seen, use_cache=False).loss
             (grad_MD,) = torch.autograd.grad(loss, leaf_MD)
-        return grad_MD.float().norm(dim=-1) * tokens_MD.float().norm(dim=-1) + float(blank)
+        return grad_MD.float().norm(dim=-1) * tokens_MD.float().norm(dim=-1)
     device = tokens_MD.device
     most = max(map(len, predicted_at))
     places = torch.tensor([[*row, *[0] * (most - len(row))] for row in predicted_at])
     real = torch.tensor([[1.0] * len(row) + [0.0] * (most - len(row)) for row in predicted_at])
     watch = Watch(places.to(device), real.to(device), kind == "value_attention")
     with torch.no_grad(), _watched(model.model.language_model.config):
-        model(**_shown(model, texts, tokens_MD, blank), use_cache=False, watch=watch)
-    if blank:
-        return tokens_MD.new_ones(len(tokens_MD), dtype=torch.float32)
+        model(**texts, mm_encoder_outputs={"video": features}, use_cache=False, watch=watch)
     return torch.stack(watch.mass_BL).sum(0)[texts["input_ids"] == model.config.image_token_id]
-
-
-def _shown(model: Any, texts: dict[str, Any], tokens_MD: Tensor, blank: bool) -> dict[str, Any]:
-    """The model's inputs with the windows' tokens in their places, or in none."""
-    if not blank:
-        return {**texts, "mm_encoder_outputs": {"video": VideoFeatures(pooler_output=(tokens_MD,))}}
-    inputs_embeds = model.get_input_embeddings()(texts["input_ids"]) + 0 * tokens_MD.sum()
-    return {**texts, "input_ids": None, "inputs_embeds": inputs_embeds}
 
 
 @contextmanager
