@@ -21,6 +21,7 @@ MODEL ?=
 ROUNDS ?=
 ONLY ?=
 NAME ?=
+MEASURED ?=
 VIDEO ?=
 A ?=
 B ?=
@@ -36,7 +37,7 @@ SWEEP := $(if $(PRUNE),'sweep.percents=[$(PRUNE)]') $(if $(METHODS),'sweep.metho
 SMALL := $(filter-out 0,$(QUICK))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup sweep experiment compare report train eval bench plan dashboard test test-slow lint clean
+.PHONY: help setup sweep experiment tables compare report train eval bench plan dashboard test test-slow lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 22
@@ -61,6 +62,9 @@ sweep: setup ## train and compare methods: make sweep PRUNE=30,40,50
 experiment: setup ## one of the paper's tables or figures: make experiment NAME=methods
 	$(RUN) experiment $(NAME) $(if $(SMALL),size=quick) $(COMMON) $(SWEEP) \
 		$(if $(VIDEO),'experiment.video=$(VIDEO)') $(ARGS)
+
+tables: setup ## what was measured of the learned scorer, as tables: make tables [MEASURED=its.csv]
+	$(RUN) tables $(or $(MEASURED),experiments/saliency/measured.csv)
 
 compare: setup ## the paired difference of two runs on the same questions: make compare A=run B=run
 	$(RUN) compare $(A) $(B)

@@ -10,7 +10,8 @@ from databases import empty_database
 
 from stts_lightning.config import load_config
 from stts_lightning.experiment import domains
-from stts_lightning.experiment.domains import run_domains, sweep_of
+from stts_lightning.experiment.domains import own_settings, run_domains, sweep_of
+from stts_lightning.report.measured import read_measured
 from stts_lightning.runs import RunDir
 from stts_lightning.sweep import run_sweep
 from stts_lightning.sweep.plan import pretrain_config, sweep_folder
@@ -51,6 +52,16 @@ def test_other_settings_leave_the_tables_alone(tmp_path: Path, faked: None) -> N
     )
     tables = [path for path in (tmp_path / "experiments").glob("saliency-*/tables.md") if not path.parent.is_symlink()]
     assert len({path.parent.resolve() for path in tables}) == 2
+    assert {run.settings for path in tables for run in read_measured([path.parent / "measured.csv"])} == {
+        "", "prune.preset=released",
+    }  # fmt: skip
+
+
+def test_settings_are_what_the_experiment_s_file_does_not_say() -> None:
+    assert own_settings(load_config(["sweep.percents=[50]", "seed=4", "prune.percent=30"], "saliency")) == ""
+    assert own_settings(load_config(["aux.scorer_warmup_steps=0"], "saliency")) == "aux.scorer_warmup_steps=0"
+    unnoisy = ["method=stts_saliency", "prune.options.noise=0", "aux.weight=2"]
+    assert own_settings(load_config(unnoisy, "saliency")) == "prune.options.noise=0; aux.weight=2.0"
 
 
 def test_a_sweep_that_fails_ends_the_experiment_with_its_status(tmp_path: Path, faked: None) -> None:

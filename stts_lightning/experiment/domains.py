@@ -6,14 +6,15 @@ import itertools
 from dataclasses import replace
 from pathlib import Path
 
-from stts_lightning.config import Config, domain_names, with_domain
+from stts_lightning.config import EXPERIMENTS_DIR, Config, domain_names, load_config, with_domain
 from stts_lightning.report.domains import Swept, write_domains
 from stts_lightning.report.write import point_latest
-from stts_lightning.runs import digest, own_values
+from stts_lightning.runs import digest, hashed, own_values
 from stts_lightning.sweep import run_sweep
 from stts_lightning.sweep.folders import finished_runs
 from stts_lightning.sweep.plan import pretrain_job, sweep_folder
 
+OF_EACH_RUN = ("seed", "backbone.tiny.seed", "prune.method", "prune.percent")
 MORE_CHECKPOINTS = 10  # looked for beside those that were asked for
 
 
@@ -31,10 +32,19 @@ def run_domains(config: Config) -> int:
     known = itertools.product(sorted({*asked.checkpoints, *range(MORE_CHECKPOINTS)}), there)
     swept = [left(there[domain], domain, checkpoint) for checkpoint, domain in known]
     out = Path(config.output_dir) / "experiments" / f"{asked.name}-{digest(own_values(config))}"
-    files = write_domains([sweep for sweep in swept if sweep.results], out)
+    files = write_domains([sweep for sweep in swept if sweep.results], own_settings(config), out)
     point_latest(out, asked.name)
     print("Written: " + ", ".join(map(str, files)))
     return status
+
+
+def own_settings(config: Config) -> str:
+    """What changes the runs and is not as the experiment's file has it, beside what each run of it has of its own."""
+    experiment = config.experiment.name
+    known = (EXPERIMENTS_DIR / f"{experiment}.yaml").is_file()
+    usual = hashed(load_config(experiment=experiment if known else None))
+    own = {key: value for key, value in hashed(config).items() if usual.get(key) != value}
+    return "; ".join(f"{key}={value}" for key, value in own.items() if key not in OF_EACH_RUN)
 
 
 def sweep_of(config: Config, domain: str, checkpoint: int) -> Config:

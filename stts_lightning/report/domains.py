@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 from stts_lightning.config import FIXED_PERCENT
 from stts_lightning.report.figures import contact_sheet
-from stts_lightning.report.paired import Answers, paired_difference, read_answers
+from stts_lightning.report.measured import Measured, measured_run, write_measured
+from stts_lightning.report.paired import paired_difference
 from stts_lightning.report.tables import method_rank
 from stts_lightning.runs import Result, RunDir
 
@@ -30,15 +31,6 @@ class Swept(NamedTuple):
     results: Mapping[str, Result]
 
 
-class Place(NamedTuple):
-    """One run: its sweep, and its folder in it."""
-
-    checkpoint: int
-    seed: int
-    result: Result
-    folder: Path
-
-
 class Cell(NamedTuple):
     """The runs that differ in their checkpoint and seed alone."""
 
@@ -46,6 +38,7 @@ class Cell(NamedTuple):
     percent: float
     method: str
     layer: int
+    settings: str
 
 
 @dataclass(frozen=True)
@@ -59,6 +52,7 @@ class Average:
     percent: float
     method: str
     layer: int
+    settings: str
     runs: int
     accuracy: float
     stderr_runs: float | None
@@ -75,7 +69,7 @@ class Gap:
 
     domain: str
     percent: float
-    one: str
+    one: str  # a method, and its settings if they are not the experiment's own
     other: str
     runs: int
     difference: float
@@ -95,103 +89,141 @@ class Gap:
         return "above" if self.difference > 0 else "below"
 
 
-def gather(swept: Iterable[Swept]) -> dict[Cell, list[Place]]:
-    cells: dict[Cell, list[Place]] = {}
-    for sweep in swept:
-        for name, result in sweep.results.items():
-            cell = Cell(sweep.domain, result.prune_percent, result.method, result.layer)
-            cells.setdefault(cell, []).append(Place(sweep.checkpoint, result.seed, result, sweep.folder / name))
+def gather(runs: Iterable[Measured]) -> dict[Cell, list[Measured]]:
+    cells: dict[Cell, list[Measured]] = {}
+    for run in runs:
+        cells.setdefault(Cell(run.domain, run.percent, run.method, run.layer, run.settings), []).append(run)
     return dict(sorted(cells.items(), key=lambda item: _order(item[0])))
 
 
-def averages(cells: Mapping[Cell, Sequence[Place]]) -> list[Average]:
+def averages(cells: Mapping[Cell, Sequence[Measured]]) -> list[Average]:
     rows = []
-    for cell, places in cells.items():
-        accuracies = [place.result.accuracy for place in places]
-        kinds = places[0].result.kept_shares
-        kept = {kind: statistics.mean(place.result.kept_shares[kind] for place in places) for kind in kinds}
-        rows.append(Average(*cell, len(places), statistics.mean(accuracies), _stderr(accuracies), kept))
+    for cell, runs in cells.items():
+        accuracies = [run.accuracy for run in runs]
+        kept = {kind: statistics.mean(run.kept[kind] for run in runs) for kind in runs[0].kept}
+        rows.append(Average(*cell, len(runs), statistics.mean(accuracies), _stderr(accuracies), kept))
     return rows
 
 
-def gaps(cells: Mapping[Cell, Sequence[Place]], subject: str = SUBJECT) -> list[Gap]:
-    """The subject minus every other method of its domain and percentage, and minus the two ends."""
+def gaps(cells: Mapping[Cell, Sequence[Measured]], subject: str = SUBJECT) -> list[Gap]:
+    """The subject minus every other method of its domain and percentage, and minus the two ends.
+
+    With the experiment's own settings it is compared with the others in whatever settings they were run; with other
+    settings, with those that have the same, and with itself as it is.
+    """
     found = []
     for one, other in itertools.product(cells, cells):
-        ends = other.method in FIXED_PERCENT
-        same_place = one.domain == other.domain and (ends or (one.percent, one.layer) == (other.percent, other.layer))
-        if one.method != subject or other.method == subject or not same_place:
-            continue
-        mine, theirs = ({(p.checkpoint, p.seed): p for p in cells[cell]} for cell in (one, other))
-        shared = sorted(mine.keys() & theirs.keys())
-        if shared:
-            pairs = [(_answers(mine[key]), _answers(theirs[key])) for key in shared]
-            difference = paired_difference(pairs)
-            by_checkpoint: dict[int, list[float]] = {}
-            for (checkpoint, _), value in zip(shared, difference.by_seed, strict=True):
-                by_checkpoint.setdefault(checkpoint, []).append(value)
-            found.append(
-                Gap(
-                    one.domain,
-                    one.percent,
-                    one.method,
-                    other.method,
-                    len(shared),
-                    difference.mean,
-                    difference.stderr,
-                    _stderr(difference.by_seed),
-                    tuple(statistics.mean(values) for values in by_checkpoint.values()),
-                )
-            )
+        if one.method == subject and _comparable(one, other):
+            mine, theirs = ({(run.checkpoint, run.seed): run for run in cells[cell]} for cell in (one, other))
+            shared = sorted(mine.keys() & theirs.keys())
+            if shared:
+                found.append(_gap(one, other, [(mine[key], theirs[key]) for key in shared]))
     return found
 
 
-def write_domains(swept: Sequence[Swept], out: Path) -> list[Path]:
-    """tables.md, cells.csv, gaps.csv and, of each domain, a contact sheet of the first checkpoint and seed."""
-    cells = gather(swept)
-    rows, differences = averages(cells), gaps(cells)
+def _comparable(one: Cell, other: Cell) -> bool:
+    if one == other or one.domain != other.domain:
+        return False
+    if other.method == one.method:
+        return bool(one.settings) and not other.settings and (one.percent, one.layer) == (other.percent, other.layer)
+    ends = other.method in FIXED_PERCENT
+    same_place = ends or (one.percent, one.layer) == (other.percent, other.layer)
+    return same_place and (not one.settings or one.settings == other.settings)
+
+
+def _gap(one: Cell, other: Cell, pairs: Sequence[tuple[Measured, Measured]]) -> Gap:
+    difference = paired_difference([(mine.answers, theirs.answers) for mine, theirs in pairs])
+    by_checkpoint: dict[int, list[float]] = {}
+    for (mine, _), value in zip(pairs, difference.by_seed, strict=True):
+        by_checkpoint.setdefault(mine.checkpoint, []).append(value)
+    return Gap(
+        one.domain,
+        one.percent,
+        _named(one),
+        _named(other),
+        len(pairs),
+        difference.mean,
+        difference.stderr,
+        _stderr(difference.by_seed),
+        tuple(statistics.mean(values) for values in by_checkpoint.values()),
+    )
+
+
+def measured_runs(swept: Iterable[Swept], settings: str) -> list[Measured]:
+    """The finished runs of some sweeps, all of the same settings."""
+    return [
+        measured_run(sweep.domain, sweep.checkpoint, settings, result, sweep.folder / name)
+        for sweep in swept
+        for name, result in sweep.results.items()
+    ]
+
+
+def write_domains(swept: Sequence[Swept], settings: str, out: Path) -> list[Path]:
+    """measured.csv, a line a run; the tables of them; and of each domain a contact sheet of the first run."""
+    runs = measured_runs(swept, settings)
     out.mkdir(parents=True, exist_ok=True)
-    files = [out / "tables.md", out / "cells.csv", out / "gaps.csv"]
-    text = f"# {out.name}\n\n{accuracy_table(rows)}\n\n{kept_table(rows)}\n\n{gap_table(differences)}\n"
-    files[0].write_text(text, encoding="utf-8")
-    _write_csv(files[1], [_flat(row) for row in rows])
-    told = [asdict(gap) | {"by_checkpoint": " ".join(map(str, gap.by_checkpoint))} for gap in differences]
-    _write_csv(files[2], told)
-    for domain, percent in dict.fromkeys((cell.domain, cell.percent) for cell in cells if cell.method == SUBJECT):
-        decisions = {}
-        for method in SHEET:
-            places = [p for cell in cells if cell[:3] == (domain, percent, method) for p in cells[cell]]
-            if places and RunDir(places[0].folder).decisions.is_file():
-                decisions[method] = RunDir(places[0].folder).decisions
+    write_measured(runs, out / "measured.csv")
+    files = [out / "measured.csv", *write_tables(runs, out)]
+    folders: dict[tuple[str, float, str], Path] = {}
+    for sweep in swept:
+        for name, result in sweep.results.items():
+            folders.setdefault((sweep.domain, result.prune_percent, result.method), sweep.folder / name)
+    for domain, percent in [(domain, percent) for domain, percent, method in folders if method == SUBJECT]:
+        places = {method: folders[domain, percent, method] for method in SHEET if (domain, percent, method) in folders}
+        decisions = {method: RunDir(folder).decisions for method, folder in places.items()}
+        decisions = {method: path for method, path in decisions.items() if path.is_file()}
         if decisions:
             files.append(out / f"contact_sheet-{domain}-k{percent:g}.png")
             contact_sheet(decisions, files[-1])
     return files
 
 
+def write_tables(runs: Iterable[Measured], out: Path) -> list[Path]:
+    """tables.md, cells.csv and gaps.csv."""
+    cells = gather(runs)
+    rows, differences = averages(cells), gaps(cells)
+    files = [out / "tables.md", out / "cells.csv", out / "gaps.csv"]
+    files[0].write_text(f"# {out.name}\n\n{_page(rows, differences)}\n", encoding="utf-8")
+    _write_csv(files[1], [_flat(row) for row in rows])
+    told = [asdict(gap) | {"by_checkpoint": " ".join(map(str, gap.by_checkpoint))} for gap in differences]
+    _write_csv(files[2], told)
+    return files
+
+
+def tables(runs: Iterable[Measured]) -> str:
+    """What tables.md says of some runs."""
+    cells = gather(runs)
+    return _page(averages(cells), gaps(cells))
+
+
+def _page(rows: Sequence[Average], differences: Sequence[Gap]) -> str:
+    return f"{accuracy_table(rows)}\n\n{kept_table(rows)}\n\n{gap_table(differences)}"
+
+
 def accuracy_table(rows: Sequence[Average]) -> str:
     """A column a domain and percentage; the two ends stand in every column of their domain."""
     columns = list(dict.fromkeys((r.domain, r.percent) for r in rows if r.method not in FIXED_PERCENT))
-    by_line: dict[tuple[str, int], dict[tuple[str, float], str]] = {}
+    by_line: dict[tuple[str, int, str], dict[tuple[str, float], str]] = {}
     for r in rows:
         fills = [c for c in columns if c[0] == r.domain] if r.method in FIXED_PERCENT else [(r.domain, r.percent)]
         told = f"{r.accuracy:.3f}" + ("" if r.stderr_runs is None else f" ± {r.stderr_runs:.3f}") + f" ({r.runs})"
-        by_line.setdefault((r.method, r.layer), {}).update(dict.fromkeys(fills, told))
-    several = len({layer for _, layer in by_line}) > 1
-    names = {line: line[0] + (f", l = {line[1]}" if several else "") for line in by_line}
+        by_line.setdefault((r.method, r.layer, r.settings), {}).update(dict.fromkeys(fills, told))
+    several = len({layer for _, layer, _ in by_line}) > 1
     head = ["method", *(f"{domain}, k = {percent:g}" for domain, percent in columns)]
-    lines = sorted(by_line, key=lambda line: (method_rank(line[0]), line[1]))
-    body = [[names[line], *(by_line[line].get(column, "") for column in columns)] for line in lines]
+    lines = sorted(by_line, key=lambda line: (method_rank(line[0]), line[1:]))
+    body = [[_named(line, several), *(by_line[line].get(column, "") for column in columns)] for line in lines]
     return "Accuracy, mean ± standard error over the runs (their number)\n\n" + _markdown(head, body)
 
 
 def kept_table(rows: Sequence[Average]) -> str:
     kinds = list(dict.fromkeys(kind for r in rows for kind in r.kept))
+    pruned = [r for r in rows if r.kept and r.method not in FIXED_PERCENT]
+    several = len({r.layer for r in pruned}) > 1
     body = [
-        [r.domain, f"{r.percent:g}", r.method, *(f"{r.kept[kind]:.2f}" if kind in r.kept else "" for kind in kinds)]
-        for r in rows
-        if r.kept and r.method not in FIXED_PERCENT
-    ]
+        [r.domain, f"{r.percent:g}", _named((r.method, r.layer, r.settings), several),
+         *(f"{r.kept[kind]:.2f}" if kind in r.kept else "" for kind in kinds)]
+        for r in pruned
+    ]  # fmt: skip
     return "Kept of what the windows after frame 0 show\n\n" + _markdown(["domain", "k %", "method", *kinds], body)
 
 
@@ -235,8 +267,9 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _answers(place: Place) -> Answers:
-    return read_answers(place.folder)
+def _named(line: Cell | tuple[str, int, str], with_layer: bool = False) -> str:
+    method, layer, settings = line[2:] if isinstance(line, Cell) else line
+    return ", ".join([method, *([f"l = {layer}"] if with_layer else []), *([settings] if settings else [])])
 
 
 def _stderr(values: Sequence[float]) -> float | None:
@@ -244,4 +277,4 @@ def _stderr(values: Sequence[float]) -> float | None:
 
 
 def _order(cell: Cell) -> tuple[Any, ...]:
-    return cell.domain, cell.percent, method_rank(cell.method), cell.layer
+    return cell.domain, cell.percent, method_rank(cell.method), cell.layer, cell.settings
