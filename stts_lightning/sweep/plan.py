@@ -126,7 +126,13 @@ def pretrain_config(config: Config) -> Config:
         video=replace(config.video, fps=VideoConfig.fps, max_frames=VideoConfig.max_frames),  # as the set is labelled
         data=data,
         trainer=replace(
-            config.trainer, num_threads=pretrain.num_threads, devices=1, num_nodes=1, strategy="auto", offload=False
+            config.trainer,
+            num_threads=pretrain.num_threads,
+            devices=1,
+            num_nodes=1,
+            strategy="auto",
+            offload=False,
+            eval_every=None,
         ),
         benchmark=BenchmarkConfig(),
         pretrain=replace(pretrain, enabled=False, domain=None),  # it is what the others start from
