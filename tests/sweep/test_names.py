@@ -75,7 +75,9 @@ def test_one_model_for_a_range_is_trained_once_a_seed_and_evaluated_at_the_other
     assert len(jobs) == 6
 
 
-@pytest.mark.parametrize("setting", ["data.eval_split=validation", "trainer.eval_every=20", "data.questions_per_clip=1"])
+@pytest.mark.parametrize(
+    "setting", ["data.eval_split=validation", "trainer.eval_every=20", "data.questions_per_clip=1"]
+)
 def test_a_pretraining_does_not_depend_on_how_runs_are_asked(setting: str) -> None:
     where = ["domain=flicker", "pretrain.domain=main"]
     one, other = pretrain_config(load_config(where)), pretrain_config(load_config([*where, setting]))
