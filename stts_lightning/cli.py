@@ -79,13 +79,13 @@ def _parser() -> argparse.ArgumentParser:
     compare = command("compare", _compare, "The paired difference of two runs that answered the same questions.")
     compare.add_argument("one", type=Path, help="a run's folder")
     compare.add_argument("other", type=Path, help="the folder of the run that is subtracted")
-    tables = command("tables", _tables, "The tables of measured runs: accuracies, what is kept, paired differences.")
-    tables.add_argument("files", type=Path, nargs="+", help="measured.csv, as an experiment of domains writes it")
+    measured = command("tables", _tables, "The tables of measured runs: accuracies, what is kept, paired differences.")
+    measured.add_argument("files", type=Path, nargs="+", help="measured.csv, as an experiment of domains writes it")
     bench = command("bench", _bench, "Measure speed and memory on this machine; writes bench.json, .md and .png.")
     bench.add_argument("--out", type=Path, default=Path("outputs/bench"), help="folder of the results")
     bench.add_argument("--rounds", type=int, default=5, help="repeats of everything, side by side")
-    names = "train,methods,prefill,overhead,layouts,packing,inputs,growth"
-    bench.add_argument("--only", help=f"tables, comma-separated: {names}")
+    tables = "train,methods,prefill,overhead,layouts,packing,inputs,growth"
+    bench.add_argument("--only", help=f"tables, comma-separated: {tables}")
     bench.add_argument("--size", choices=("4b", "small"), help="4b: Molmo2-4B's shapes; default on a GPU alone")
     bench.add_argument("--checkpointing", choices=("none", "vision", "language", "all"), help="default on a GPU: all")
     bench.add_argument("--compile", action=argparse.BooleanOptionalAction, help="the blocks; default on a GPU")

@@ -139,8 +139,8 @@ def _gap(one: Cell, other: Cell, pairs: Sequence[tuple[Measured, Measured]]) -> 
     return Gap(
         one.domain,
         one.percent,
-        _named(one),
-        _named(other),
+        _named(one.method, one.settings),
+        _named(other.method, other.settings),
         len(pairs),
         difference.mean,
         difference.stderr,
@@ -170,8 +170,7 @@ def write_domains(swept: Sequence[Swept], settings: str, out: Path) -> list[Path
             folders.setdefault((sweep.domain, result.prune_percent, result.method), sweep.folder / name)
     for domain, percent in [(domain, percent) for domain, percent, method in folders if method == SUBJECT]:
         places = {method: folders[domain, percent, method] for method in SHEET if (domain, percent, method) in folders}
-        decisions = {method: RunDir(folder).decisions for method, folder in places.items()}
-        decisions = {method: path for method, path in decisions.items() if path.is_file()}
+        decisions = {m: RunDir(folder).decisions for m, folder in places.items() if RunDir(folder).decisions.is_file()}
         if decisions:
             files.append(out / f"contact_sheet-{domain}-k{percent:g}.png")
             contact_sheet(decisions, files[-1])
@@ -211,7 +210,11 @@ def accuracy_table(rows: Sequence[Average]) -> str:
     several = len({layer for _, layer, _ in by_line}) > 1
     head = ["method", *(f"{domain}, k = {percent:g}" for domain, percent in columns)]
     lines = sorted(by_line, key=lambda line: (method_rank(line[0]), line[1:]))
-    body = [[_named(line, several), *(by_line[line].get(column, "") for column in columns)] for line in lines]
+    body = [
+        [_named(method, settings, layer if several else None)]
+        + [by_line[method, layer, settings].get(column, "") for column in columns]
+        for method, layer, settings in lines
+    ]
     return "Accuracy, mean ± standard error over the runs (their number)\n\n" + _markdown(head, body)
 
 
@@ -220,10 +223,10 @@ def kept_table(rows: Sequence[Average]) -> str:
     pruned = [r for r in rows if r.kept and r.method not in FIXED_PERCENT]
     several = len({r.layer for r in pruned}) > 1
     body = [
-        [r.domain, f"{r.percent:g}", _named((r.method, r.layer, r.settings), several),
-         *(f"{r.kept[kind]:.2f}" if kind in r.kept else "" for kind in kinds)]
+        [r.domain, f"{r.percent:g}", _named(r.method, r.settings, r.layer if several else None)]
+        + [f"{r.kept[kind]:.2f}" if kind in r.kept else "" for kind in kinds]
         for r in pruned
-    ]  # fmt: skip
+    ]
     return "Kept of what the windows after frame 0 show\n\n" + _markdown(["domain", "k %", "method", *kinds], body)
 
 
@@ -267,9 +270,8 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _named(line: Cell | tuple[str, int, str], with_layer: bool = False) -> str:
-    method, layer, settings = line[2:] if isinstance(line, Cell) else line
-    return ", ".join([method, *([f"l = {layer}"] if with_layer else []), *([settings] if settings else [])])
+def _named(method: str, settings: str, layer: int | None = None) -> str:
+    return ", ".join(part for part in (method, "" if layer is None else f"l = {layer}", settings) if part)
 
 
 def _stderr(values: Sequence[float]) -> float | None:
