@@ -19,6 +19,7 @@ from stts_lightning.report.tables import method_rank
 from stts_lightning.runs import Result, RunDir
 
 SUBJECT = "stts_saliency"  # what the others are compared with, where it is there
+SETTLED = 0.95  # of the accuracy at the end
 SHEET = ("stts", "heuristic", SUBJECT)  # on the same frames
 
 
@@ -182,7 +183,7 @@ def write_tables(runs: Iterable[Measured], out: Path) -> list[Path]:
     cells = gather(runs)
     rows, differences = averages(cells), gaps(cells)
     files = [out / "tables.md", out / "cells.csv", out / "gaps.csv"]
-    files[0].write_text(f"# {out.name}\n\n{_page(rows, differences)}\n", encoding="utf-8")
+    files[0].write_text(f"# {out.name}\n\n{_page(cells, rows, differences)}\n", encoding="utf-8")
     _write_csv(files[1], [_flat(row) for row in rows])
     told = [asdict(gap) | {"by_checkpoint": " ".join(map(str, gap.by_checkpoint))} for gap in differences]
     _write_csv(files[2], told)
@@ -192,11 +193,12 @@ def write_tables(runs: Iterable[Measured], out: Path) -> list[Path]:
 def tables(runs: Iterable[Measured]) -> str:
     """What tables.md says of some runs."""
     cells = gather(runs)
-    return _page(averages(cells), gaps(cells))
+    return _page(cells, averages(cells), gaps(cells))
 
 
-def _page(rows: Sequence[Average], differences: Sequence[Gap]) -> str:
-    return f"{accuracy_table(rows)}\n\n{kept_table(rows)}\n\n{gap_table(differences)}"
+def _page(cells: Mapping[Cell, Sequence[Measured]], rows: Sequence[Average], differences: Sequence[Gap]) -> str:
+    parts = [accuracy_table(rows), kept_table(rows), curve_table(cells), gap_table(differences)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def accuracy_table(rows: Sequence[Average]) -> str:
@@ -228,6 +230,20 @@ def kept_table(rows: Sequence[Average]) -> str:
         for r in pruned
     ]
     return "Kept of what the windows after frame 0 show\n\n" + _markdown(["domain", "k %", "method", *kinds], body)
+
+
+def curve_table(cells: Mapping[Cell, Sequence[Measured]]) -> str:
+    """Empty where no run was evaluated on its way."""
+    body = []
+    for cell, runs in cells.items():
+        steps = [step for run in runs if (step := run.steps_to(SETTLED)) is not None]
+        if steps:
+            name, mean = _named(cell.method, cell.settings), f"{statistics.mean(steps):.0f}"
+            body.append([cell.domain, f"{cell.percent:g}", name, mean, ", ".join(map(str, steps))])
+    if not body:
+        return ""
+    title = f"Steps to {SETTLED:.0%} of the last accuracy, the scorer's warm-up counted"
+    return f"{title}\n\n" + _markdown(["domain", "k %", "method", "steps", "by run"], body)
 
 
 def gap_table(differences: Sequence[Gap]) -> str:

@@ -28,7 +28,7 @@ class Measured:
     seed: int
     accuracy: float  # 0-1
     kept: dict[str, float]  # shares, 0-1, of what the windows after frame 0 show
-    curve: tuple[tuple[int, float], ...]  # (step, accuracy) where it was evaluated on its way
+    curve: tuple[tuple[int, float], ...]  # (step, accuracy) where it was evaluated on its way; the warm-up counts
     commit: str
     asked: int  # questions of each video
     right: tuple[int, ...]  # of those, by video in the order of their names
@@ -41,6 +41,10 @@ class Measured:
             for video, right in enumerate(self.right)
             for question in range(self.asked)
         }
+
+    def steps_to(self, share: float) -> int | None:
+        """The first step that was evaluated at this share, 0-1, of the last accuracy; None without a curve."""
+        return next((step for step, accuracy in self.curve if accuracy >= share * self.curve[-1][1]), None)
 
 
 def measured_run(domain: str, checkpoint: int, settings: str, result: Result, folder: Path) -> Measured:

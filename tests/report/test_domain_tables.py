@@ -133,6 +133,15 @@ def test_what_is_read_is_what_was_written_and_the_last_of_several_files_counts(t
     assert read_measured([tmp_path / "one.csv", tmp_path / "two.csv"]) == [again, other]
 
 
+def test_steps_are_those_to_a_share_of_the_last_accuracy() -> None:
+    curve = ((20, 0.1), (40, 0.77), (60, 0.75), (80, 0.8))  # 95 % of .8 are .76
+    early, late = replace(LINE, curve=curve), replace(LINE, seed=2, curve=((20, 0.2), (90, 0.7)))
+    assert early.steps_to(0.95) == 40 and early.steps_to(1.0) == 80 and late.steps_to(0.95) == 90
+    assert replace(LINE, curve=()).steps_to(0.95) is None
+    assert "| decoy | 80 | stts_saliency | 65 | 40, 90 |" in tables([early, late])
+    assert "Steps to" not in tables([replace(LINE, curve=())])
+
+
 @pytest.mark.parametrize(
     ("old", "new", "told"),
     [
