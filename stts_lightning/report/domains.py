@@ -19,6 +19,7 @@ from stts_lightning.report.tables import method_rank
 from stts_lightning.runs import Result, RunDir
 
 SUBJECT = "stts_saliency"  # what the others are compared with, where it is there
+OF_THE_METHOD = ("prune.", "aux.")  # settings that compare methods on the same ground
 SETTLED = 0.95  # of the accuracy at the end
 SHEET = ("stts", "heuristic", SUBJECT)  # on the same frames
 
@@ -109,8 +110,9 @@ def averages(cells: Mapping[Cell, Sequence[Measured]]) -> list[Average]:
 def gaps(cells: Mapping[Cell, Sequence[Measured]], subject: str = SUBJECT) -> list[Gap]:
     """The subject minus every other method of its domain and percentage, and minus the two ends.
 
-    With the experiment's own settings it is compared with the others in whatever settings they were run; with other
-    settings, with those that have the same, and with itself as it is.
+    What they were trained and tested on is the same. With the experiment's own settings of the method it is compared
+    with the others in whatever settings they have of theirs; with other ones, with those that have the same, and with
+    itself as it is.
     """
     found = []
     for one, other in itertools.product(cells, cells):
@@ -123,13 +125,19 @@ def gaps(cells: Mapping[Cell, Sequence[Measured]], subject: str = SUBJECT) -> li
 
 
 def _comparable(one: Cell, other: Cell) -> bool:
-    if one == other or one.domain != other.domain:
+    (mine, my_ground), (theirs, their_ground) = _own_and_ground(one.settings), _own_and_ground(other.settings)
+    if one == other or one.domain != other.domain or my_ground != their_ground:
         return False
-    if other.method == one.method:
-        return bool(one.settings) and not other.settings and (one.percent, one.layer) == (other.percent, other.layer)
-    ends = other.method in FIXED_PERCENT
-    same_place = ends or (one.percent, one.layer) == (other.percent, other.layer)
-    return same_place and (not one.settings or one.settings == other.settings)
+    same_place = other.method in FIXED_PERCENT or (one.percent, one.layer) == (other.percent, other.layer)
+    fair = bool(mine) and not theirs if other.method == one.method else not mine or mine == theirs
+    return same_place and fair
+
+
+def _own_and_ground(settings: str) -> tuple[list[str], list[str]]:
+    """Which of the settings are the method's own, and which change the model, its data or what it is tested on."""
+    parts = settings.split("; ") if settings else []
+    own = [part for part in parts if part.startswith(OF_THE_METHOD)]
+    return own, [part for part in parts if part not in own]
 
 
 def _gap(one: Cell, other: Cell, pairs: Sequence[tuple[Measured, Measured]]) -> Gap:

@@ -205,3 +205,15 @@ def test_other_settings_are_rows_of_their_own_and_compared_with_what_is_comparab
     text = tables(runs)
     assert f"| stts_saliency, {cold} | " in text and "| stts_saliency | " in text
     assert f"| decoy | 80 | stts, {cold} | 0.75 |" in text
+
+
+def test_what_was_trained_or_tested_on_something_else_is_compared_with_its_like_alone() -> None:
+    few, deep = "data.questions_per_clip=1", "backbone.tiny.vit_layers=6; backbone.tiny.feature_layers=[5, 4]"
+    cold = "aux.scorer_warmup_steps=0"
+    settings = [("stts_saliency", s) for s in ("", few, deep, f"{few}; {cold}")] + [("stts", few), ("stts", deep)]
+    runs = [replace(LINE, method=method, settings=s) for method, s in settings]
+    assert {(gap.one, gap.other) for gap in gaps(gather(runs))} == {
+        (f"stts_saliency, {few}", f"stts, {few}"),
+        (f"stts_saliency, {deep}", f"stts, {deep}"),
+        (f"stts_saliency, {few}; {cold}", f"stts_saliency, {few}"),
+    }
