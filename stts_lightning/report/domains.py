@@ -6,7 +6,7 @@ import csv
 import itertools
 import math
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,13 +114,14 @@ def gaps(cells: Mapping[Cell, Sequence[Measured]], subject: str = SUBJECT) -> li
     with the others in whatever settings they have of theirs; with other ones, with those that have the same, and with
     itself as it is.
     """
-    found = []
+    found, named = [], _names(cells)
     for one, other in itertools.product(cells, cells):
         if one.method == subject and _comparable(one, other):
             mine, theirs = ({(run.checkpoint, run.seed): run for run in cells[cell]} for cell in (one, other))
             shared = sorted(mine.keys() & theirs.keys())
             if shared:
-                found.append(_gap(one, other, [(mine[key], theirs[key]) for key in shared]))
+                pairs = [(mine[key], theirs[key]) for key in shared]
+                found.append(_gap(one, named(one), named(other), pairs))
     return found
 
 
@@ -140,16 +141,16 @@ def _own_and_ground(settings: str) -> tuple[list[str], list[str]]:
     return own, [part for part in parts if part not in own]
 
 
-def _gap(one: Cell, other: Cell, pairs: Sequence[tuple[Measured, Measured]]) -> Gap:
+def _gap(cell: Cell, one: str, other: str, pairs: Sequence[tuple[Measured, Measured]]) -> Gap:
     difference = paired_difference([(mine.answers, theirs.answers) for mine, theirs in pairs])
     by_checkpoint: dict[int, list[float]] = {}
     for (mine, _), value in zip(pairs, difference.by_seed, strict=True):
         by_checkpoint.setdefault(mine.checkpoint, []).append(value)
     return Gap(
-        one.domain,
-        one.percent,
-        _named(one.method, one.settings),
-        _named(other.method, other.settings),
+        cell.domain,
+        cell.percent,
+        one,
+        other,
         len(pairs),
         difference.mean,
         difference.stderr,
@@ -213,28 +214,24 @@ def accuracy_table(rows: Sequence[Average]) -> str:
     """A column a domain and percentage; the two ends stand in every column of their domain."""
     columns = list(dict.fromkeys((r.domain, r.percent) for r in rows if r.method not in FIXED_PERCENT))
     by_line: dict[tuple[str, int, str], dict[tuple[str, float], str]] = {}
+    names, named = {}, _names(rows)
     for r in rows:
         fills = [c for c in columns if c[0] == r.domain] if r.method in FIXED_PERCENT else [(r.domain, r.percent)]
         told = f"{r.accuracy:.3f}" + ("" if r.stderr_runs is None else f" ± {r.stderr_runs:.3f}") + f" ({r.runs})"
+        names[r.method, r.layer, r.settings] = named(r)
         by_line.setdefault((r.method, r.layer, r.settings), {}).update(dict.fromkeys(fills, told))
-    several = len({layer for _, layer, _ in by_line}) > 1
     head = ["method", *(f"{domain}, k = {percent:g}" for domain, percent in columns)]
     lines = sorted(by_line, key=lambda line: (method_rank(line[0]), line[1:]))
-    body = [
-        [_named(method, settings, layer if several else None)]
-        + [by_line[method, layer, settings].get(column, "") for column in columns]
-        for method, layer, settings in lines
-    ]
+    body = [[names[line], *(by_line[line].get(column, "") for column in columns)] for line in lines]
     return "Accuracy, mean ± standard error over the runs (their number)\n\n" + _markdown(head, body)
 
 
 def kept_table(rows: Sequence[Average]) -> str:
     kinds = list(dict.fromkeys(kind for r in rows for kind in r.kept))
     pruned = [r for r in rows if r.kept and r.method not in FIXED_PERCENT]
-    several = len({r.layer for r in pruned}) > 1
+    named = _names(pruned)
     body = [
-        [r.domain, f"{r.percent:g}", _named(r.method, r.settings, r.layer if several else None)]
-        + [f"{r.kept[kind]:.2f}" if kind in r.kept else "" for kind in kinds]
+        [r.domain, f"{r.percent:g}", named(r)] + [f"{r.kept[kind]:.2f}" if kind in r.kept else "" for kind in kinds]
         for r in pruned
     ]
     return "Kept of what the windows after frame 0 show\n\n" + _markdown(["domain", "k %", "method", *kinds], body)
@@ -242,12 +239,12 @@ def kept_table(rows: Sequence[Average]) -> str:
 
 def curve_table(cells: Mapping[Cell, Sequence[Measured]]) -> str:
     """Empty where no run was evaluated on its way."""
-    body = []
+    body, named = [], _names(cells)
     for cell, runs in cells.items():
         steps = [step for run in runs if (step := run.steps_to(SETTLED)) is not None]
         if steps:
-            name, mean = _named(cell.method, cell.settings), f"{statistics.mean(steps):.0f}"
-            body.append([cell.domain, f"{cell.percent:g}", name, mean, ", ".join(map(str, steps))])
+            mean = f"{statistics.mean(steps):.0f}"
+            body.append([cell.domain, f"{cell.percent:g}", named(cell), mean, ", ".join(map(str, steps))])
     if not body:
         return ""
     title = f"Steps to {SETTLED:.0%} of the last accuracy, the scorer's warm-up counted"
@@ -294,8 +291,17 @@ def _write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _named(method: str, settings: str, layer: int | None = None) -> str:
-    return ", ".join(part for part in (method, "" if layer is None else f"l = {layer}", settings) if part)
+def _names(rows: Iterable[Cell | Average]) -> Callable[[Cell | Average], str]:
+    """Names of rows: the layer is told where a method has several with the same settings."""
+    layers: dict[tuple[str, str], set[int]] = {}
+    for row in rows:
+        layers.setdefault((row.method, row.settings), set()).add(row.layer)
+
+    def named(row: Cell | Average) -> str:
+        layer = f"l = {row.layer}" if len(layers[row.method, row.settings]) > 1 else ""
+        return ", ".join(part for part in (row.method, layer, row.settings) if part)
+
+    return named
 
 
 def _stderr(values: Sequence[float]) -> float | None:

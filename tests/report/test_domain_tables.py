@@ -217,3 +217,18 @@ def test_what_was_trained_or_tested_on_something_else_is_compared_with_its_like_
         (f"stts_saliency, {deep}", f"stts, {deep}"),
         (f"stts_saliency, {few}; {cold}", f"stts_saliency, {few}"),
     }
+
+
+def test_layers_are_told_where_a_method_has_several() -> None:
+    at = {layer: [replace(LINE, layer=layer), replace(LINE, method="stts", layer=layer)] for layer in (0, 2)}
+    heuristic = replace(LINE, method="heuristic")
+    found = {(gap.one, gap.other) for gap in gaps(gather([*at[0], *at[2], heuristic]))}
+    assert found == {
+        ("stts_saliency, l = 0", "stts, l = 0"),
+        ("stts_saliency, l = 2", "stts, l = 2"),
+        ("stts_saliency, l = 0", "heuristic"),
+    }
+    text = tables([*at[0], *at[2], heuristic])
+    assert "| stts, l = 2 | 0.500 (1) |" in text and "| decoy | 80 | stts_saliency, l = 2 | 0.75 |" in text
+    assert "| decoy | 80 | stts_saliency, l = 0 | 40 | 40 |" in text
+    assert "l = " not in tables([*at[0], heuristic])
