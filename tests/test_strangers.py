@@ -14,6 +14,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 import yaml
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING
 
 from stts_lightning.benchmark.declare import load_benchmark
 from stts_lightning.config import load_config, read_config, save_config
@@ -21,6 +22,7 @@ from stts_lightning.convert import convert
 from stts_lightning.data.cache import _load as load_clip
 from stts_lightning.hosts.declare import load_host
 from stts_lightning.lit.checkpoints import seal
+from stts_lightning.lit.trust import no_code_from
 from stts_lightning.molmo2.checkpoint import load_pruned, save_pruned
 from stts_lightning.molmo2.load import load_backbone
 from stts_lightning.molmo2.patch import apply_stts
@@ -121,6 +123,38 @@ def test_a_checkpoint_is_data_when_it_is_converted(
     with pytest.raises(ValueError, match=r"step=1\.ckpt is refused.*shutil\.copyfile|step=1\.ckpt is of another model"):
         convert(run.path)
     assert not mark.exists()
+
+
+class Attribute:
+    """As Python 3.11.2 pickles a member of an enumeration."""
+
+    def __init__(self, owner: Any, name: str) -> None:
+        self.owner, self.name = owner, name
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return getattr, (self.owner, self.name)
+
+
+@pytest.mark.parametrize("kind", ["fsdp", "zero"])
+def test_getattr_is_for_members_of_enumerations_alone(tmp_path: Path, kind: str) -> None:
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+
+    def read(owner: Any, name: str) -> Any:
+        checkpoint = tmp_path / f"{kind}-{name}"
+        checkpoint.mkdir()
+        file = checkpoint / (".metadata" if kind == "fsdp" else "weights.pt")
+        if kind == "fsdp":
+            file.write_bytes(pickle.dumps(Attribute(owner, name)))
+        else:
+            torch.save(Attribute(owner, name), file)
+        with no_code_from(checkpoint):
+            return pickle.loads(file.read_bytes()) if kind == "fsdp" else torch.load(file)
+
+    enum, member = (_MEM_FORMAT_ENCODING, "TORCH_CHANNELS_LAST") if kind == "fsdp" else (ZeroStageEnum, "weights")
+    assert read(enum, member) is enum[member]
+    for owner, name in ((enum, "__subclasses__"), (torch.Size, "numel")):
+        with pytest.raises(ValueError, match=f"{kind}-{name} is refused.*{name}"):
+            read(owner, name)
 
 
 def test_a_checkpoint_is_data_when_a_run_goes_on_from_it(run: RunDir, mark: Path) -> None:

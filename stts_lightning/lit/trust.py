@@ -6,6 +6,7 @@ import os
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,17 @@ def no_code_from(checkpoint: Path | None) -> Iterator[None]:
             os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = before
 
 
+def _member(kind: Any, name: str) -> Enum:
+    """Stands in for ``getattr``, as which some releases of Python (3.11.2) pickle a member of an enumeration."""
+    if isinstance(kind, type) and issubclass(kind, Enum) and name in kind.__members__:
+        return kind[name]
+    raise pickle.UnpicklingError(f"GLOBAL builtins.getattr is asked for {name} of {kind}")
+
+
 class _Metadata(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("builtins", "getattr"):
+            return _member
         if name not in ITS_CLASSES.get(module, ()):
             raise pickle.UnpicklingError(f"{METADATA} asks for {module}.{name}")
         return super().find_class(module, name)
@@ -71,4 +81,6 @@ def _of_deepspeed() -> Any:
     from deepspeed.runtime.zero.config import ZeroStageEnum
     from deepspeed.utils.tensor_fragment import fragment_address
 
-    return torch.serialization.safe_globals([LossScaler, ZeroStageEnum, fragment_address])
+    return torch.serialization.safe_globals(
+        [LossScaler, ZeroStageEnum, fragment_address, (_member, "builtins.getattr")]
+    )
