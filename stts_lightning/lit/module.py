@@ -80,7 +80,7 @@ class STTSModule(pl.LightningModule):
             self.log("train/aux_weight", weight)
         if out.pruning is not None and out.pruning.listwise is not None:
             loss = loss + video_share * out.pruning.listwise.loss
-        if batch.get("pixel_values") is None and self._teaches(self.global_step - self.warmup_steps):
+        if batch.get("pixel_values") is None and self._teaches():
             loss = loss + video_share * self._taught_loss(batch)
         self.log("train/loss", loss.detach(), prog_bar=True)
         return {"loss": loss, "pruning": out.pruning}
@@ -96,7 +96,8 @@ class STTSModule(pl.LightningModule):
         if batch_idx % self.config.optim.accumulate == 0:
             self._learning = set()
         self._learning |= set() if warming_up else {"language", "vision"}
-        self._learning |= set() if batch.get("pixel_values") is not None else {"scorer"}
+        between_lessons = hasattr(self.handle.scorer, "teacher") and not warming_up and not self._teaches()
+        self._learning |= set() if between_lessons or batch.get("pixel_values") is not None else {"scorer"}
 
     def _shares_of_step(self, batch: dict[str, Any]) -> tuple[Tensor | None, Tensor | float]:
         """What makes the mean over processes and micro-batches the mean over all answers, and over all videos, of the
@@ -109,9 +110,9 @@ class STTSModule(pl.LightningModule):
             torch.distributed.all_reduce(totals)
         return totals[0] / parts, batch["num_videos"] * parts / totals[1].clamp(min=1)
 
-    def _teaches(self, step: int) -> bool:
-        """Whether the unpruned model teaches the scorer in this step of the training proper."""
-        scorer = self.handle.scorer
+    def _teaches(self) -> bool:
+        """Whether the unpruned model teaches the scorer in this step, which is of the training proper."""
+        scorer, step = self.handle.scorer, self.global_step - self.warmup_steps
         return hasattr(scorer, "teacher") and not scorer.frozen and step % scorer.every == 0
 
     def _taught_loss(self, batch: dict[str, Any]) -> Tensor:

@@ -19,6 +19,11 @@ from stts_lightning.train import build_trainer
 
 STEPS = 10
 CLIPS = 4  # of a micro-batch, by all processes together
+OPTIONS = {
+    # Each process draws noise of its own, which one process cannot repeat.
+    "stts_saliency": ["prune.options.noise=0", "prune.options.noise_floor=0"],
+    "stts_distill": ["prune.options.frozen=false", "prune.options.every=2"],
+}
 
 
 class Case(NamedTuple):
@@ -94,8 +99,7 @@ def learn(strategy: str, case: Case, data: Path, processes: int) -> dict[str, An
             "optim.warmup_steps=2",
             "optim.eps=1e-4",  # else AdamW makes steps of full length of what differs in the last bit
             f"aux.scorer_warmup_steps={case.warmup}",
-            # Each process draws noise of its own, which one process cannot repeat.
-            *(["prune.options.noise=0", "prune.options.noise_floor=0"] if case.method == "stts_saliency" else []),
+            *OPTIONS.get(case.method, []),
         ]
     )
     pl.seed_everything(0, verbose=False)
