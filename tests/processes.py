@@ -34,6 +34,7 @@ def forkserver() -> Iterator[Any]:
 
 def run_together(context: Any, name: str, folder: Path, work: Callable[..., None], *arguments: Any) -> str:
     """``work(rank, *arguments)`` in each process; what became of them, with the ends of their logs."""
+    _meeting(folder, name).unlink(missing_ok=True)  # where others have met, these would look for those
     started = [context.Process(target=_join, args=(name, folder, rank, work, *arguments)) for rank in range(PROCESSES)]
     for process in started:
         process.start()
@@ -61,7 +62,11 @@ def _join(name: str, folder: Path, rank: int, work: Callable[..., None], *argume
     torchrun = {"MASTER_ADDR": "localhost", "MASTER_PORT": "1", "TORCHELASTIC_RUN_ID": name, "GROUP_RANK": "0"}
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(PROCESSES), **torchrun)
     torch.set_num_threads(1)
-    meeting = f"file://{folder / f'{name}.meeting'}"  # no port that another process could take
+    meeting = f"file://{_meeting(folder, name)}"  # no port that another process could take
     dist.init_process_group("gloo", meeting, timedelta(seconds=PATIENCE), PROCESSES, rank)
     work(rank, *arguments)
     dist.destroy_process_group()
+
+
+def _meeting(folder: Path, name: str) -> Path:
+    return folder / f"{name}.meeting"
